@@ -94,6 +94,14 @@ impl Home {
         &self.0
     }
 
+    /// Whether rsm was never used with this home: it is missing or empty.
+    pub fn is_new(&self) -> bool {
+        match std::fs::read_dir(&self.0) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// The socket of the API.
     pub fn socket(&self) -> PathBuf {
         self.0.join("rsm.sock")

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap_complete::engine::ArgValueCandidates;
 use serde_json::{Map, Value};
 
+use super::completion::{complete_app_names, complete_env_names};
 use super::error::Error;
 use super::session::Session;
 use crate::config::{
@@ -113,6 +115,21 @@ impl AppFlags {
         }
     }
 
+    /// `-e PORT=4100` is the file for standard error, as in PM2, not a variable as in docker.
+    pub(super) fn warn_about_error_file(&self, session: &Session) {
+        let error_file = self.0.iter().find(|given| given.long == "--error").and_then(|given| given.values.first());
+        let is_variable = |value: &str| {
+            value.split_once('=').is_some_and(|(name, _)| {
+                !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+            })
+        };
+        if let Some(value) = error_file.filter(|value| is_variable(value)) {
+            session.notice(format_args!(
+                "warning: -e sets the file for stderr, here {value:?}; for a variable: {value} rsm start …"
+            ));
+        }
+    }
+
     /// The command line of a script with these flags.
     pub(super) fn command_line<'a>(&'a self, script: &'a str, args: &'a [String]) -> CommandLine<'a> {
         CommandLine { script, args, flags: &self.0 }
@@ -140,10 +157,10 @@ impl AppFlags {
 #[derive(Args, Clone, Debug)]
 pub(super) struct ChangeFlags {
     /// Environment block to use: `env_NAME` of the file
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete_env_names))]
     pub(super) env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", add = ArgValueCandidates::new(complete_app_names))]
     pub(super) only: Vec<String>,
     /// Update the environment of the apps from this shell
     #[arg(short = 'a', long)]

@@ -22,7 +22,7 @@ use super::commands::startup::StartupArgs;
 use super::commands::stdin::{AttachArgs, SendArgs};
 use super::commands::trigger::TriggerArgs;
 use super::commands::upgrade::UpgradeArgs;
-use super::completion::{Shell, complete_apps, complete_selectors};
+use super::completion::{Shell, complete_apps, complete_selectors, complete_settings, complete_sort};
 use super::sort::{SortOrder, parse_sort};
 use super::targets::Targets;
 use crate::serve::ServeArgs;
@@ -38,7 +38,7 @@ pub(super) struct CliArgs {
     #[arg(long, global = true)]
     pub(super) no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
-    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]")]
+    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]", add = ArgValueCandidates::new(complete_sort))]
     pub(super) sort: Option<SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
@@ -137,6 +137,7 @@ pub(super) enum SessionCommand {
     #[command(visible_alias = "config")]
     Conf {
         /// Name of a setting, such as `logs.budget` [default: show all settings]
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
         /// New value [default: show the current value]
         value: Option<String>,
@@ -192,6 +193,7 @@ pub(super) enum SessionCommand {
     /// Change a setting
     Set {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
         /// New value
         value: String,
@@ -199,11 +201,13 @@ pub(super) enum SessionCommand {
     /// Print a setting, or all settings
     Get {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
     },
     /// Reset a setting to its default, or `all` settings
     Unset {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
     },
     /// Create an ecosystem.toml for the current directory
@@ -221,6 +225,9 @@ pub(super) enum SessionCommand {
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
 pub(super) enum LocalCommand {
+    /// Print the version
+    #[command(hide = true)]
+    Version,
     /// Print the JSON Schema of the ecosystem file
     Schema,
     /// Print a shell completion script

@@ -24,8 +24,15 @@ pub struct InstanceFailure {
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The arguments are invalid, or ask for help. Formatted by clap.
+    /// The arguments ask for help or the version, or there are none. Formatted by clap.
     Usage(clap::Error),
+    /// The arguments are invalid.
+    WrongUsage {
+        /// What is wrong.
+        message: String,
+        /// What to do instead.
+        help: String,
+    },
     /// `--name` was given for several apps.
     NameForSeveralApps {
         /// Number of apps.
@@ -153,6 +160,9 @@ impl Error {
     fn presentation(&self) -> Presentation {
         match self {
             Self::Usage(error) => Presentation::new(u8::from(error.use_stderr()) * 2, error.to_string()),
+            Self::WrongUsage { message, help } => {
+                Presentation::new(2, message.as_str()).with_help(help.as_str())
+            }
             Self::NameForSeveralApps { apps } => {
                 Presentation::new(2, format!("--name cannot be used with {apps} apps"))
                     .with_help("start them separately")

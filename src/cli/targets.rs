@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use clap_complete::engine::ArgValueCompleter;
+use clap_complete::engine::{ArgValueCandidates, ArgValueCompleter};
 
 use crate::cli::app_flags::{InvocationContext, warn_without_file};
 use crate::cli::completion;
@@ -21,10 +21,10 @@ pub(super) struct Targets {
     #[arg(required = true, value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     pub(super) targets: Vec<String>,
     /// Select only these apps from the file
-    #[arg(long = "only", value_name = "NAMES")]
+    #[arg(long = "only", value_name = "NAMES", add = ArgValueCandidates::new(completion::complete_app_names))]
     pub(super) only_apps: Vec<String>,
     /// Environment block of the file (affects app names with `append_env_to_name`)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::complete_env_names))]
     pub(super) env: Option<String>,
 }
 
@@ -88,7 +88,7 @@ pub(super) fn could_be_path(word: &str) -> bool {
     !is_regex && word != "all" && (word.contains(['/', '.']) || Path::new(word).exists())
 }
 
-fn resolve_path(word: &str, instances: &[InstanceView]) -> Selectors {
+pub(super) fn resolve_path(word: &str, instances: &[InstanceView]) -> Selectors {
     let is_named = |view: &InstanceView| view.name == word || view.namespace == word;
     if !could_be_path(word) || instances.iter().any(is_named) {
         return vec![word.to_owned()];

@@ -95,7 +95,7 @@ mod tests {
     fn lookup<'a>(dir: &'a Path, path: &str) -> ProgramLookup<'a> {
         let bin = dir.join("v20/bin");
         std::fs::create_dir_all(&bin).unwrap();
-        for name in ["node", "npm"] {
+        for name in ["moved-node", "moved-npm"] {
             std::fs::write(bin.join(name), "#!/bin/sh\n").unwrap();
             std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -112,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut lookup = lookup(dir.path(), "/usr/bin:/gone/v18/bin:/bin");
         let new = dir.path().join("v20/bin");
-        assert_eq!(lookup.find("npm").ok(), Some(new.join("npm")));
+        assert_eq!(lookup.find("moved-npm").ok(), Some(new.join("moved-npm")));
         assert_eq!(lookup.changed_path(), Some(format!("/usr/bin:{}:/bin:/gone/v18/bin", new.display())));
     }
 
@@ -120,7 +120,7 @@ mod tests {
     fn shell_line_gets_login_path_only_if_its_program_moved() {
         let dir = tempfile::tempdir().unwrap();
         let mut gone = lookup(dir.path(), "/gone/v18/bin:/bin");
-        gone.refresh_for_line("A=1 npm start");
+        gone.refresh_for_line("A=1 moved-npm start");
         assert!(gone.changed_path().unwrap().starts_with(&format!("{}/v20/bin:/bin", dir.path().display())));
         let mut other = lookup(dir.path(), "/gone/v18/bin:/bin");
         other.refresh_for_line("while date; do sleep 1; done");

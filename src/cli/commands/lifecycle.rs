@@ -1,7 +1,6 @@
 //! `stop`, `restart`, `delete` and `reset`.
 
 use clap::Args;
-use clap::error::ErrorKind;
 use clap_complete::engine::ArgValueCompleter;
 use serde_json::Map;
 
@@ -57,6 +56,7 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     restart.settings.fix_exit_codes(&mut restart.targets);
     let RestartArgs { targets, settings, change, args, .. } = restart;
     change.ignored.warn(session);
+    settings.warn_about_error_file(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
     if files.is_empty() {
@@ -86,6 +86,8 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
 }
 
 fn no_target_error() -> Error {
-    let message = "no app specified\n\nhelp: for example: rsm restart api --watch\n";
-    Error::Usage(clap::Error::raw(ErrorKind::MissingRequiredArgument, message))
+    Error::WrongUsage {
+        message: "no app specified".into(),
+        help: "name the apps, or `all`: rsm restart all".into(),
+    }
 }

@@ -48,6 +48,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         args.targets.extend(args.settings.take_swallowed_target());
     }
     args.change.ignored.warn(session);
+    args.settings.warn_about_error_file(session);
     let mut reload = build_request(&args, session)?;
     let mut client = match reload.apps.is_empty() {
         true => session.connect_for(&args.targets).await?,

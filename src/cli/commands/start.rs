@@ -23,7 +23,7 @@ use crate::spec::AppSpec;
 pub(crate) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
-    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_targets))]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_startable))]
     targets: Vec<String>,
     #[command(flatten)]
     change: ChangeFlags,
@@ -61,13 +61,17 @@ enum StartStepPlan {
 
 pub(crate) async fn start(mut args: StartArgs, session: &Session) -> Result<(), Error> {
     args.change.ignored.warn(session);
+    args.settings.warn_about_error_file(session);
     if args.targets.is_empty() {
         args.targets.push(match args.settings.take_swallowed_target() {
             Some(target) => target,
+            // `rsm start -- node app.js`
+            None if args.args.first().is_some_and(|word| !word.starts_with('-')) => args.args.remove(0),
             None => default_file()?,
         });
     }
     args.settings.fix_exit_codes(&mut args.targets);
+    check_not_one_command(&args.targets)?;
     let instances = match args.targets.iter().any(|target| could_be_name(target)) {
         true => list_if_running(session).await?,
         false => Vec::new(),
@@ -113,6 +117,26 @@ async fn follow_in_foreground(
         Err(Error::StreamEnded) => killed,
         followed => followed.and(killed),
     }
+}
+
+/// Programs that run what is named after them.
+const LAUNCHERS: [&str; 17] = [
+    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "npm", "npx", "yarn", "pnpm", "bash", "sh", "ruby", "php",
+    "perl", "java", "uv",
+];
+
+/// `rsm start node app.js` would start two apps, which is not what was meant.
+fn check_not_one_command(targets: &[String]) -> Result<(), Error> {
+    let Some((program, rest)) = targets.split_first() else { return Ok(()) };
+    let is_launcher = LAUNCHERS.contains(&program.as_str()) || program.starts_with("python");
+    if rest.is_empty() || !is_launcher || Path::new(program).exists() {
+        return Ok(());
+    }
+    let rest = rest.join(" ");
+    Err(Error::WrongUsage {
+        message: format!("{program:?} and {rest:?} would be {} apps", targets.len()),
+        help: format!("to run one command: rsm start -- {program} {rest}, or rsm start \"{program} {rest}\""),
+    })
 }
 
 /// The ecosystem file of the current directory.

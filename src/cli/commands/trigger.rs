@@ -1,7 +1,9 @@
 //! `trigger`: runs a custom action of apps, through the Node.js channel.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
+use crate::cli::completion;
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::output;
 use crate::cli::session::Session;
@@ -12,7 +14,7 @@ use crate::ipc::message::{Request, TriggerReply, TriggerRequest};
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TriggerArgs {
     /// Id, name, namespace, /regex/ or `all`
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: String,
     /// Name of the action
     action: String,

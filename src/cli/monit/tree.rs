@@ -73,6 +73,7 @@ impl From<SortField> for TreeSort {
             SortField::Cpu => Self::Cpu,
             SortField::Memory => Self::Memory,
             SortField::Uptime => Self::Uptime,
+            SortField::Restarts => Self::Restarts,
             SortField::Status => Self::Status,
             SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => Self::Name,
         }

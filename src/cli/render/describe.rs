@@ -360,7 +360,7 @@ Last lines of stderr
         online.processes = vec![4003, 4004, 4005];
         let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
         assert!(page.contains("process        4003 (+2 child processes)\n"), "{page}");
-        assert!(page.contains("cpu, memory    1.5%, 51.4mb\n"), "{page}");
+        assert!(page.contains("cpu, memory    1.5%, 51.4 MB\n"), "{page}");
         assert!(page.contains("uptime         2h, since 2023-11-14 22:13:20\n"), "{page}");
     }
 }

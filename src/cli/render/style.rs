@@ -26,10 +26,12 @@ pub(crate) enum Tone {
     /// Headings and keys.
     Heading,
     Success,
-    /// Errored or stopped.
+    /// Errored.
     Error,
     /// In transition, or needs attention.
     Warning,
+    /// Less important.
+    Dim,
 }
 
 impl Tone {
@@ -41,13 +43,16 @@ impl Tone {
             Self::Success => "\u{1b}[32m",
             Self::Error => "\u{1b}[31m",
             Self::Warning => "\u{1b}[33m",
+            Self::Dim => "\u{1b}[2m",
         }
     }
 
     pub(crate) fn of(status: DisplayStatus) -> Self {
         match status {
             DisplayStatus::Online => Self::Success,
-            DisplayStatus::Stopped | DisplayStatus::Errored => Self::Error,
+            // Somebody wanted it so.
+            DisplayStatus::Stopped => Self::Plain,
+            DisplayStatus::Errored => Self::Error,
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => Self::Warning,
         }
     }
