@@ -276,8 +276,9 @@ impl Error {
             Self::InvalidConfig(errors) => errors.clone(),
             _ => vec![message],
         };
+        let messages = messages.iter().map(|message| without_os_error_numbers(message));
         let mut text: String =
-            messages.iter().map(|message| format!("{error_label} {}\n", message.trim_end())).collect();
+            messages.map(|message| format!("{error_label} {}\n", message.trim_end())).collect();
         if let Some(help) = help {
             text.push_str(&format!("{help_label} {help}\n"));
         }
@@ -310,6 +311,13 @@ impl From<ConfigErrors> for Error {
     fn from(errors: ConfigErrors) -> Self {
         Self::InvalidConfig(errors.0.iter().map(ToString::to_string).collect())
     }
+}
+
+/// The text without ` (os error 2)`, which the standard library adds to errors of the system.
+fn without_os_error_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
 }
 
 /// One line for each app and reason.

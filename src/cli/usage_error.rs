@@ -73,12 +73,16 @@ impl<'a> GivenCommand<'a> {
     fn unknown_argument(&self, error: &clap::Error) -> (String, String) {
         let arg = text(error, ContextKind::InvalidArg).unwrap_or_default();
         let message = match arg.starts_with('-') {
+            true if self.name.is_empty() => format!("unknown option {arg:?}"),
             true => format!("unknown option {arg:?} of `rsm {}`", self.name),
             false => format!("unexpected argument {arg:?}"),
         };
         let help = match (self.name, arg.as_str()) {
             (name, "--all" | "-a") if ON_APPS.contains(&name) => format!("for all apps: rsm {name} all"),
             ("kill", app) => format!("`rsm kill` stops all apps and rsm itself; to stop one app: rsm stop {app}"),
+            _ if !self.args.iter().any(|word| word.starts_with(&arg)) => {
+                format!("write options after the command; {}", self.see_help())
+            }
             ("start" | "runtime", _) => {
                 let (before, after) = self.split_at(&arg);
                 format!("write the arguments of the app after `--`: rsm {} {before} -- {after}", self.name)
@@ -157,6 +161,16 @@ fn first_line(error: &clap::Error) -> String {
 
 /// The reason why a value is invalid.
 fn reason(text: &str) -> String {
+    // clap: `0 is not in 1..=4294967295`
+    if let Some((_, range)) = text.split_once(" is not in ") {
+        let (first, last) = range.split_once("..").unwrap_or((range, ""));
+        let last = last.trim_start_matches('=');
+        let is_limit = last.is_empty() || last == u32::MAX.to_string();
+        return match is_limit {
+            true => format!("expected a number of at least {first}"),
+            false => format!("expected a number from {first} to {last}"),
+        };
+    }
     match NUMBER_ERRORS.iter().find(|(theirs, _)| text.contains(theirs)) {
         Some((_, ours)) => (*ours).to_owned(),
         None => text.to_owned(),
@@ -221,6 +235,7 @@ mod tests {
         for (line, want) in [
             ("rsm logs --lines x", "invalid value \"x\" for --lines <N>: expected a number\n"),
             ("rsm list --sort size", "invalid value \"size\" for --sort <FIELD[:desc]>: unknown field: expected"),
+            ("rsm list --watch 0", "for --watch [<SECONDS>]: expected a number of at least 1"),
             ("rsm list --json -m", "cannot be combined with"),
             ("rsm stop", "no app specified\nname the apps, or `all`: rsm stop all"),
             ("rsm scale api", "missing <N>\nusage: rsm scale "),
@@ -228,6 +243,7 @@ mod tests {
             ("rsm start a.js --max-memory-restart", "--max-memory-restart <SIZE> requires a value\n"),
             ("rsm restart --all", "unknown option \"--all\" of `rsm restart`\nfor all apps: rsm restart all"),
             ("rsm kill api", "rsm stop api"),
+            ("rsm -e A=1 start a.js", "unknown option \"-e\""),
             ("rsm api restart", "the command comes first: rsm restart api"),
         ] {
             assert!(error_of(line).contains(want), "{line}: {}", error_of(line));

@@ -140,7 +140,7 @@ fn check_not_one_command(targets: &[String]) -> Result<(), Error> {
 }
 
 /// The ecosystem file of the current directory.
-fn default_file() -> Result<String, Error> {
+pub(crate) fn default_file() -> Result<String, Error> {
     if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
         return Ok((*file).to_owned());
     }

@@ -95,7 +95,7 @@ impl Model {
                 };
                 let subject = format!("{app} {change}");
                 self.mode =
-                    InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], subject };
+                    InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], subject, typed: None };
             }
             Err(error) => self.set_message(&error, false),
         }

@@ -52,6 +52,10 @@ pub(super) struct Totals {
     pub(super) cluster: bool,
     /// The first pid.
     pub(super) pid: Option<i32>,
+    /// Whether all instances with a liveness probe are healthy.
+    pub(super) healthy: Option<bool>,
+    /// How the last run ended, for a single instance.
+    pub(super) last_exit: Option<String>,
 }
 
 /// The sort key of apps.
@@ -210,6 +214,8 @@ impl Totals {
             uptime: views.iter().filter_map(|view| view.uptime).min(),
             cluster: views.iter().any(|view| view.mode == ExecMode::Cluster),
             pid: views.iter().find_map(|view| view.pid),
+            healthy: views.iter().filter_map(|view| view.healthy).reduce(|one, other| one && other),
+            last_exit: views.first().filter(|_| views.len() == 1).and_then(|view| view.last_exit.clone()),
         }
     }
 }

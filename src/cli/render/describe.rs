@@ -205,7 +205,8 @@ fn delay_text(delay: RestartDelay) -> String {
 fn restart_limit(policy: &RestartPolicy) -> String {
     let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
     format!(
-        "{max_restarts} unstable exits (uptime below {}) within {}",
+        "{} (uptime below {}) within {}",
+        units::pluralize(usize::try_from(*max_restarts).unwrap_or(usize::MAX), "unstable exit"),
         duration_text(*min_uptime),
         duration_text(*window)
     )

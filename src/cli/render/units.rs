@@ -47,6 +47,11 @@ pub(crate) fn local_time(ms: u64, zone: &TimeZone) -> String {
     }
 }
 
+/// The time of day of a time in milliseconds since the epoch, in `zone`.
+pub(crate) fn time_of_day(ms: u64, zone: &TimeZone) -> String {
+    local_time(ms, zone).split(' ').nth(1).unwrap_or("?").to_owned()
+}
+
 /// The used part in percent; `0%` if the total is unknown.
 pub(crate) fn share(used: u64, total: u64) -> String {
     format!("{}%", (used * 100).checked_div(total).unwrap_or(0))

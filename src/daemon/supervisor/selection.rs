@@ -39,7 +39,10 @@ fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec
     }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
         let regex = Regex::new(pattern).map_err(|error| {
-            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
+            // The other lines repeat the expression.
+            let message = error.to_string();
+            let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {reason}"))
         })?;
         return Ok(matching(&|instance| regex.is_match(&instance.spec().name)));
     }
