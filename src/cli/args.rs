@@ -18,7 +18,7 @@ use super::commands::scale::ScaleArgs;
 use super::commands::serve::ServeCommand;
 use super::commands::signal::SignalArgs;
 use super::commands::start::StartArgs;
-use super::commands::startup::StartupArgs;
+use super::commands::startup::{StartupArgs, UnstartupArgs};
 use super::commands::stdin::{AttachArgs, SendArgs};
 use super::commands::trigger::TriggerArgs;
 use super::commands::upgrade::UpgradeArgs;
@@ -167,7 +167,7 @@ pub(super) enum SessionCommand {
     /// Install a service that starts rsm and the saved apps at boot
     Startup(StartupArgs),
     /// Remove the boot service
-    Unstartup(StartupArgs),
+    Unstartup(UnstartupArgs),
     /// Run apps in the foreground, as the main process of a container
     Runtime(Box<RuntimeArgs>),
     /// Run as a service: restore the saved list and supervise the daemon

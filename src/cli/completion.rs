@@ -1,8 +1,8 @@
-//! Shell completion, which runs this binary for each Tab and so knows the listed apps; and man pages.
+//! Shell completion, which runs this binary for each Tab and so knows the listed apps.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,17 +77,6 @@ pub(super) fn print_script(shell: Shell) -> Result<(), Error> {
         script.extend_from_slice(ZSH_FIRST_TAB.as_bytes());
     }
     output::print(&String::from_utf8_lossy(&script))
-}
-
-/// Writes a man page for each command.
-pub(super) fn write_man_pages(directory: &Path, mut command: Command) -> Result<(), Error> {
-    let to_error = |error: io::Error| Error::ComponentFailed {
-        component: "man",
-        reason: format!("{}: {error}", directory.display()),
-    };
-    std::fs::create_dir_all(directory).map_err(to_error)?;
-    command.build();
-    clap_mangen::generate_to(command, directory).map_err(to_error)
 }
 
 /// Completes selectors: names of apps, names of namespaces, and `all`.

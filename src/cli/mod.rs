@@ -11,6 +11,7 @@ mod environment;
 pub mod error;
 mod foreign_words;
 mod help;
+mod man;
 mod monit;
 mod operation;
 mod output;
@@ -114,7 +115,7 @@ fn run_local(command: LocalCommand) -> Result<(), Error> {
         LocalCommand::Schema => output::print_json(&crate::config::schema()),
         LocalCommand::Completion { shell } => completion::print_script(shell),
         LocalCommand::Man { directory } => {
-            completion::write_man_pages(&directory, help::documented(CliArgs::command()))
+            man::write_pages(&directory, help::documented(CliArgs::command()))
         }
     }
 }
