@@ -117,7 +117,8 @@ impl AppFlags {
 
     /// `-e PORT=4100` is the file for standard error, as in PM2, not a variable as in docker.
     pub(super) fn warn_about_error_file(&self, session: &Session) {
-        let error_file = self.0.iter().find(|given| given.long == "--error").and_then(|given| given.values.first());
+        let error_file =
+            self.0.iter().find(|given| given.long == "--error").and_then(|given| given.values.first());
         let is_variable = |value: &str| {
             value.split_once('=').is_some_and(|(name, _)| {
                 !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')

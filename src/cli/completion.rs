@@ -135,9 +135,9 @@ fn starting_with(prefix: &OsStr, candidates: Vec<CompletionCandidate>) -> Vec<Co
 
 /// Completes `--sort`.
 pub(super) fn complete_sort() -> Vec<CompletionCandidate> {
-    let names = SortField::value_variants().iter().filter_map(|field| {
-        Some(field.to_possible_value()?.get_name().to_owned())
-    });
+    let names = SortField::value_variants()
+        .iter()
+        .filter_map(|field| Some(field.to_possible_value()?.get_name().to_owned()));
     names.flat_map(|name| [name.clone(), format!("{name}:desc")]).map(CompletionCandidate::new).collect()
 }
 
@@ -169,7 +169,8 @@ fn candidates_of(names: impl Iterator<Item = String>) -> Vec<CompletionCandidate
 /// evaluated: completion must not run code.
 fn texts_of_files() -> Vec<String> {
     let words = std::env::args().skip(1);
-    let named: Vec<String> = words.filter(|word| config::is_config_file(word) && Path::new(word).is_file()).collect();
+    let named: Vec<String> =
+        words.filter(|word| config::is_config_file(word) && Path::new(word).is_file()).collect();
     let files = match named.is_empty() {
         true => DEFAULT_FILES.iter().map(ToString::to_string).collect(),
         false => named,
@@ -190,7 +191,8 @@ fn env_names(text: &str) -> Vec<String> {
 
 /// The quoted values after `name`, in all formats of files.
 fn app_names(text: &str) -> Vec<String> {
-    let Ok(pattern) = Regex::new(r#"(?m)\bname["']?\s*[:=]\s*(?:["'`]([^"'`\n]+)["'`]|([^\s,}"'`]+)\s*$)"#) else {
+    let Ok(pattern) = Regex::new(r#"(?m)\bname["']?\s*[:=]\s*(?:["'`]([^"'`\n]+)["'`]|([^\s,}"'`]+)\s*$)"#)
+    else {
         return Vec::new();
     };
     let names = pattern.captures_iter(text).filter_map(|found| found.get(1).or(found.get(2)));
@@ -241,7 +243,11 @@ mod tests {
             r#"{ "apps": [{ "name": "api", "env_production": {} }] }"#,
             "apps:\n  - name: api\n    env_production:\n      A: 1\n",
         ] {
-            assert_eq!((app_names(text), env_names(text)), (vec!["api".into()], vec!["production".into()]), "{text}");
+            assert_eq!(
+                (app_names(text), env_names(text)),
+                (vec!["api".into()], vec!["production".into()]),
+                "{text}"
+            );
         }
     }
 }

@@ -43,21 +43,39 @@ const OTHER_COMMANDS: &[(&[&str], &str)] = &[
     (&["run", "launch", "add", "new", "fork", "spawn"], "to start an app: rsm start app.js"),
     (&["resume", "unpause", "continue"], "to start a stopped app: rsm start APP"),
     (&["halt", "pause", "suspend", "end", "term", "terminate"], "to stop an app: rsm stop APP"),
-    (&["up", "deploy:up", "sync", "converge"], "to start the apps of a file: rsm start ecosystem.toml, or rsm apply ecosystem.toml"),
+    (
+        &["up", "deploy:up", "sync", "converge"],
+        "to start the apps of a file: rsm start ecosystem.toml, or rsm apply ecosystem.toml",
+    ),
     (&["down"], "to stop and remove the apps of a file: rsm delete ecosystem.toml"),
     (&["check", "validate", "lint", "test", "verify", "diff"], "to check a file: rsm plan ecosystem.toml"),
-    (&["shutdown", "quit", "exit", "stop-all", "killall"], "to stop all apps: rsm stop all; to stop rsm itself, too: rsm kill"),
+    (
+        &["shutdown", "quit", "exit", "stop-all", "killall"],
+        "to stop all apps: rsm stop all; to stop rsm itself, too: rsm kill",
+    ),
     (&["restart-all", "reboot"], "to restart all apps: rsm restart all"),
     (&["signal"], "use `rsm sendSignal SIGNAL APP`"),
     (&["restore", "load", "undump"], "to restore the saved list: rsm resurrect"),
     (&["store", "persist", "snapshot"], "to save the list: rsm save"),
-    (&["enable", "service", "systemd", "boot", "autostart"], "to start rsm and the saved apps at boot: rsm startup"),
+    (
+        &["enable", "service", "systemd", "boot", "autostart"],
+        "to start rsm and the saved apps at boot: rsm startup",
+    ),
     (&["disable"], "to remove the boot service: rsm unstartup"),
-    (&["clear", "clean", "truncate", "clearlogs"], "to empty log files: rsm flush APP; to reset counters: rsm reset APP"),
+    (
+        &["clear", "clean", "truncate", "clearlogs"],
+        "to empty log files: rsm flush APP; to reset counters: rsm reset APP",
+    ),
     (&["inspect", "details", "detail", "cat-config"], "use `rsm describe APP`"),
     (&["settings", "configure"], "use `rsm conf`"),
-    (&["watch"], "to restart an app when its files change: rsm restart APP --watch; to refresh the list: rsm list --watch"),
-    (&["daemon-reload", "reread"], "nothing to do: files are read by `rsm start`, `rsm reload` and `rsm apply`"),
+    (
+        &["watch"],
+        "to restart an app when its files change: rsm restart APP --watch; to refresh the list: rsm list --watch",
+    ),
+    (
+        &["daemon-reload", "reread"],
+        "nothing to do: files are read by `rsm start`, `rsm reload` and `rsm apply`",
+    ),
     (&["images", "pods", "apps", "processes", "procs", "jobs"], "use `rsm list`"),
     (&["build", "compile"], "rsm starts programs; build them with your own tool"),
     (&["rename"], "rsm restart APP --name NEW"),
@@ -96,7 +114,9 @@ mod tests {
             for (at, _) in text.match_indices("rsm ") {
                 let line = text[at..].split([';', '`', ',', '(']).next().unwrap_or_default();
                 let words: Vec<&str> = line.split_whitespace().collect();
-                let is_sentence = words.get(1).is_some_and(|word| ["does", "has", "itself", "and", "starts"].contains(word));
+                let is_sentence = words
+                    .get(1)
+                    .is_some_and(|word| ["does", "has", "itself", "and", "starts"].contains(word));
                 if !is_sentence {
                     let name = words.get(1).copied().unwrap_or_default();
                     assert!(CliArgs::command().find_subcommand(name).is_some(), "{text}");

@@ -25,10 +25,16 @@ const EXIT_STATUS: ManSection = (
 const ENVIRONMENT: ManSection = (
     "ENVIRONMENT",
     &[
-        ("RSM_HOME", "The directory of the files below. Default: ~/.rsm. Each directory has its own daemon and apps."),
+        (
+            "RSM_HOME",
+            "The directory of the files below. Default: ~/.rsm. Each directory has its own daemon and apps.",
+        ),
         ("NO_COLOR", "If set and not empty, output has no colors."),
         ("PATH", "Programs and interpreters of apps are searched here; apps inherit it."),
-        ("PWD", "The name of the current directory; a symbolic link in it is followed at each start of an app."),
+        (
+            "PWD",
+            "The name of the current directory; a symbolic link in it is followed at each start of an app.",
+        ),
         ("PM2_HOME", "Used instead of RSM_HOME if rsm is called by the name pm2 and RSM_HOME is not set."),
     ],
 );
@@ -36,7 +42,10 @@ const ENVIRONMENT: ManSection = (
 const FILES: ManSection = (
     "FILES",
     &[
-        ("ecosystem.toml, ecosystem.config.js, ...", "The apps of a directory, used by commands without a file."),
+        (
+            "ecosystem.toml, ecosystem.config.js, ...",
+            "The apps of a directory, used by commands without a file.",
+        ),
         ("~/.rsm/dump.json", "The saved list, restored at boot and by resurrect."),
         ("~/.rsm/state.json", "The list of the running daemon."),
         ("~/.rsm/settings.json", "The settings of conf and set."),

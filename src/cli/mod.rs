@@ -114,9 +114,7 @@ fn run_local(command: LocalCommand) -> Result<(), Error> {
         LocalCommand::Version => output::print(&format!("rsm {}\n", crate::version::version())),
         LocalCommand::Schema => output::print_json(&crate::config::schema()),
         LocalCommand::Completion { shell } => completion::print_script(shell),
-        LocalCommand::Man { directory } => {
-            man::write_pages(&directory, help::documented(CliArgs::command()))
-        }
+        LocalCommand::Man { directory } => man::write_pages(&directory, help::documented(CliArgs::command())),
     }
 }
 

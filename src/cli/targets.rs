@@ -101,7 +101,8 @@ pub(super) fn resolve_path(word: &str, instances: &[InstanceView]) -> Selectors 
 
 /// Whether a script is this file, also by another name. A file that was removed is compared by name.
 fn is_same_file(script: &Path, path: &Path) -> bool {
-    let is_linked = || matches!((script.canonicalize(), path.canonicalize()), (Ok(one), Ok(other)) if one == other);
+    let is_linked =
+        || matches!((script.canonicalize(), path.canonicalize()), (Ok(one), Ok(other)) if one == other);
     script.is_absolute() && (script == path || is_linked())
 }
 
@@ -168,7 +169,11 @@ mod tests {
         instances[2].name = "named.js".into();
         let resolve = |word: &str| resolve_path(word, &instances);
         assert_eq!(resolve(script.to_str().unwrap()), ["0", "3"]);
-        assert_eq!(resolve(dir.path().join("current/app.js").to_str().unwrap()), ["0", "3"], "through a link");
+        assert_eq!(
+            resolve(dir.path().join("current/app.js").to_str().unwrap()),
+            ["0", "3"],
+            "through a link"
+        );
         assert_eq!(resolve("named.js"), ["named.js"], "names come before paths");
         assert_eq!(resolve("other.js"), ["other.js"]);
         assert_eq!(resolve("/app/"), ["/app/"], "a regular expression");

@@ -138,7 +138,8 @@ fn watch_may_be_repeated_and_without_value() {
 
 #[test]
 fn usage_errors_exit_2_and_help_exits_0() {
-    let code = |line: &str| usage_error::convert(parse(line).unwrap_err(), &[], &CliArgs::command()).exit_code();
+    let code =
+        |line: &str| usage_error::convert(parse(line).unwrap_err(), &[], &CliArgs::command()).exit_code();
     for line in
         ["", "stop", "restart", "scale api", "scale api x", "list --sort size", "nonsense", "list --nonsense"]
     {

@@ -60,7 +60,11 @@ impl<'a> GivenCommand<'a> {
     }
 
     fn see_help(&self) -> String {
-        if self.name.is_empty() { "see `rsm --help`".into() } else { format!("see `rsm {} --help`", self.name) }
+        if self.name.is_empty() {
+            "see `rsm --help`".into()
+        } else {
+            format!("see `rsm {} --help`", self.name)
+        }
     }
 
     fn usage(&self) -> String {
@@ -79,7 +83,9 @@ impl<'a> GivenCommand<'a> {
         };
         let help = match (self.name, arg.as_str()) {
             (name, "--all" | "-a") if ON_APPS.contains(&name) => format!("for all apps: rsm {name} all"),
-            ("kill", app) => format!("`rsm kill` stops all apps and rsm itself; to stop one app: rsm stop {app}"),
+            ("kill", app) => {
+                format!("`rsm kill` stops all apps and rsm itself; to stop one app: rsm stop {app}")
+            }
             _ if !self.args.iter().any(|word| word.starts_with(&arg)) => {
                 format!("write options after the command; {}", self.see_help())
             }
@@ -234,7 +240,10 @@ mod tests {
     fn errors_have_the_words_of_rsm() {
         for (line, want) in [
             ("rsm logs --lines x", "invalid value \"x\" for --lines <N>: expected a number\n"),
-            ("rsm list --sort size", "invalid value \"size\" for --sort <FIELD[:desc]>: unknown field: expected"),
+            (
+                "rsm list --sort size",
+                "invalid value \"size\" for --sort <FIELD[:desc]>: unknown field: expected",
+            ),
             ("rsm list --watch 0", "for --watch [<SECONDS>]: expected a number of at least 1"),
             ("rsm list --json -m", "cannot be combined with"),
             ("rsm stop", "no app specified\nname the apps, or `all`: rsm stop all"),

@@ -64,7 +64,10 @@ pub fn load_command_line(
 /// Whether a word is a file, a directory, a program in `PATH` or a shell command, and not only the name of an app.
 pub fn is_runnable(word: &str, cwd: &Path, options: &LoadOptions) -> bool {
     let search = SearchPath::new(None, &options.path_var, cwd);
-    word == "serve" || word.contains(char::is_whitespace) || absolute(word, cwd).exists() || search.find(word).is_some()
+    word == "serve"
+        || word.contains(char::is_whitespace)
+        || absolute(word, cwd).exists()
+        || search.find(word).is_some()
 }
 
 /// The context of a command line.

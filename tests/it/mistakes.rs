@@ -23,8 +23,16 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("status api", 0, "╭"),
     ("list nope", 1, r#"error: no app, namespace or id matches "nope""#),
     ("list --frob", 2, r#"error: unknown option "--frob" of `rsm list`"#),
-    ("list --sort size", 2, r#"error: invalid value "size" for --sort <FIELD[:desc]>: unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, restarts, status"#),
-    ("list --sort name:up", 2, r#"error: invalid value "name:up" for --sort <FIELD[:desc]>: invalid order "up": expected asc or desc"#),
+    (
+        "list --sort size",
+        2,
+        r#"error: invalid value "size" for --sort <FIELD[:desc]>: unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, restarts, status"#,
+    ),
+    (
+        "list --sort name:up",
+        2,
+        r#"error: invalid value "name:up" for --sort <FIELD[:desc]>: invalid order "up": expected asc or desc"#,
+    ),
     ("list --json -m", 2, "error: --json cannot be combined with --mini-list"),
     ("stop", 2, "error: no app specified"),
     ("restart", 2, "error: no app specified"),
@@ -54,17 +62,41 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("sendSignal SIGFOO api", 1, r#"error: unknown signal "SIGFOO""#),
     ("send-signal USR2 nope", 1, r#"error: no app, namespace or id matches "nope""#),
     ("signal SIGUSR2 api", 2, r#"error: unknown command "signal""#),
-    ("start nope.js", 1, "error: start: script not found: no file DIR/nope.js, and no program of this name in PATH"),
+    (
+        "start nope.js",
+        1,
+        "error: start: script not found: no file DIR/nope.js, and no program of this name in PATH",
+    ),
     ("start ./nope", 1, "error: start: script not found: no file DIR/nope"),
-    ("start nope", 1, "error: start: script not found: no file DIR/nope, and no program of this name in PATH"),
+    (
+        "start nope",
+        1,
+        "error: start: script not found: no file DIR/nope, and no program of this name in PATH",
+    ),
     ("start node app.js", 2, r#"error: "node" and "app.js" would be 2 apps"#),
     ("start npm start", 2, r#"error: "npm" and "start" would be 2 apps"#),
     ("start python3 -m http.server", 2, r#"error: unknown option "-m" of `rsm start`"#),
     ("start app.js -p", 2, "error: --pid <FILE> requires a value"),
-    ("start app.js --instances x", 1, r#"error: --instances: expected an integer or "max" (negative: that many fewer than cores), found "x""#),
-    ("start app.js --max-memory-restart lots", 1, r#"error: --max-memory-restart: expected a size such as "300M" or "1.5G", or a number of bytes, found "lots""#),
-    (r#"start app.js --cron-restart "every day""#, 1, r#"error: --cron-restart: expected a cron schedule of five fields (minute hour day month weekday, such as "0 4 * * *"), or six with leading seconds, found "every day""#),
-    ("start app.js --kill-timeout soon", 1, r#"error: --kill-timeout: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "soon""#),
+    (
+        "start app.js --instances x",
+        1,
+        r#"error: --instances: expected an integer or "max" (negative: that many fewer than cores), found "x""#,
+    ),
+    (
+        "start app.js --max-memory-restart lots",
+        1,
+        r#"error: --max-memory-restart: expected a size such as "300M" or "1.5G", or a number of bytes, found "lots""#,
+    ),
+    (
+        r#"start app.js --cron-restart "every day""#,
+        1,
+        r#"error: --cron-restart: expected a cron schedule of five fields (minute hour day month weekday, such as "0 4 * * *"), or six with leading seconds, found "every day""#,
+    ),
+    (
+        "start app.js --kill-timeout soon",
+        1,
+        r#"error: --kill-timeout: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "soon""#,
+    ),
     ("start app.js --cwd /nope", 1, "error: --cwd: working directory /nope not found"),
     ("start app.js --uid nobody-here", 1, r#"error: --uid: user "nobody-here" not found"#),
     ("start app.js --interpreter nope", 1, r#"error: --interpreter: interpreter "nope" not found in PATH"#),
@@ -76,7 +108,11 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("start empty.toml", 1, "error: empty.toml:1:1: no apps found"),
     ("start ecosystem.toml --only nope", 1, r#"error: --only: app "nope" not found in the file"#),
     ("start data.txt", 1, "error: start: no interpreter known for DIR/data.txt"),
-    ("start empty", 1, "error: start: directory DIR/empty has neither a package.json with `main` nor an index.js"),
+    (
+        "start empty",
+        1,
+        "error: start: directory DIR/empty has neither a package.json with `main` nor an index.js",
+    ),
     ("start 99", 1, r#"error: no app, namespace or id matches "99""#),
     ("restart ecosystem.toml --only nope", 1, r#"error: --only: app "nope" not found in the file"#),
     ("plan nope.toml", 1, "error: nope.toml: no such file"),
@@ -85,7 +121,11 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("logs api --lines x", 2, r#"error: invalid value "x" for --lines <N>: expected a number"#),
     ("logs api --lines", 2, "error: --lines <N> requires a value"),
     ("logs api -n -5", 2, r#"error: unknown option "-5" of `rsm logs`"#),
-    ("logs api --since never", 2, r#"error: invalid value "never" for --since <TIME>: expected a duration ("10m", "2h 30m", "3d"), a time ("14:05") or a date ("2026-11-21 14:05")"#),
+    (
+        "logs api --since never",
+        2,
+        r#"error: invalid value "never" for --since <TIME>: expected a duration ("10m", "2h 30m", "3d"), a time ("14:05") or a date ("2026-11-21 14:05")"#,
+    ),
     ("logs api --out --err", 2, "error: --out cannot be combined with --err"),
     (r#"logs api --grep "(" --nostream"#, 1, r#"error: invalid regular expression "(": unclosed group"#),
     ("flush nope", 1, r#"error: no app, namespace or id matches "nope""#),
@@ -98,7 +138,11 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("send api hello", 1, r#"error: "api" matches 2 instances"#),
     ("attach nope", 1, r#"error: "nope" does not match any app or id"#),
     ("trigger api", 2, "error: missing <ACTION>"),
-    ("trigger api nope", 1, r#"error: app "api" (id 0 and 1 more): no IPC channel: only Node.js apps have one, until they disconnect"#),
+    (
+        "trigger api nope",
+        1,
+        r#"error: app "api" (id 0 and 1 more): no IPC channel: only Node.js apps have one, until they disconnect"#,
+    ),
     ("conf nope", 2, r#"error: unknown setting "nope""#),
     ("conf logs.lines x", 2, r#"error: logs.lines: expected a number, not "x""#),
     ("conf autosave maybe", 2, r#"error: autosave: expected true or false, not "maybe""#),
@@ -115,13 +159,25 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("serve ./nope", 1, "error: DIR/nope: directory does not exist"),
     ("serve . notaport", 2, r#"error: invalid value "notaport" for [PORT]: expected a number"#),
     ("runtime", 2, "error: missing <FILE>..."),
-    ("runtime nope.js", 1, "error: start: script not found: no file DIR/nope.js, and no program of this name in PATH"),
+    (
+        "runtime nope.js",
+        1,
+        "error: start: script not found: no file DIR/nope.js, and no program of this name in PATH",
+    ),
     ("runtime app.js app2.js", 2, r#"error: unexpected argument "app2.js""#),
     ("save now", 2, r#"error: unexpected argument "now""#),
     ("resurrect now", 2, r#"error: unexpected argument "now""#),
-    ("startup nonsense", 2, r#"error: invalid value "nonsense" for [SYSTEM]: expected one of systemd, openrc, sysv, runit"#),
+    (
+        "startup nonsense",
+        2,
+        r#"error: invalid value "nonsense" for [SYSTEM]: expected one of systemd, openrc, sysv, runit"#,
+    ),
     ("monit", 2, "error: monit requires a terminal"),
-    ("upgrade --binary /nope", 1, "error: cannot upgrade to /nope: cannot open it: No such file or directory"),
+    (
+        "upgrade --binary /nope",
+        1,
+        "error: cannot upgrade to /nope: cannot open it: No such file or directory",
+    ),
     ("app.js", 2, r#"error: unknown command "app.js""#),
     ("ecosystem.toml", 2, r#"error: unknown command "ecosystem.toml""#),
     ("api restart", 2, r#"error: unknown command "api""#),
@@ -136,12 +192,32 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("-e PORT=1 start app.js", 2, r#"error: unknown option "-e" of `rsm start`"#),
     ("logs api --tail x", 2, r#"error: invalid value "x" for --lines <N>: expected a number"#),
     ("logs api -f --nostream", 2, "error: --follow cannot be combined with --nostream"),
-    ("list --watch 0", 2, r#"error: invalid value "0" for --watch [<SECONDS>]: expected a number of at least 1"#),
-    ("reload api --verify nonsense", 2, r#"error: invalid value "nonsense" for --verify <URL>: expected a URL such as http://127.0.0.1:3000/"#),
+    (
+        "list --watch 0",
+        2,
+        r#"error: invalid value "0" for --watch [<SECONDS>]: expected a number of at least 1"#,
+    ),
+    (
+        "reload api --verify nonsense",
+        2,
+        r#"error: invalid value "nonsense" for --verify <URL>: expected a URL such as http://127.0.0.1:3000/"#,
+    ),
     ("reload api --parallel x", 2, r#"error: invalid value "x" for --parallel <N>: expected a number"#),
-    ("start -- nope-program", 1, "error: start: script not found: no file DIR/nope-program, and no program of this name in PATH"),
-    ("start app.js --exp-backoff-restart-delay x", 1, r#"error: --exp-backoff-restart-delay: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "x""#),
-    ("start app.js --watch-delay x", 1, r#"error: --watch-delay: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "x""#),
+    (
+        "start -- nope-program",
+        1,
+        "error: start: script not found: no file DIR/nope-program, and no program of this name in PATH",
+    ),
+    (
+        "start app.js --exp-backoff-restart-delay x",
+        1,
+        r#"error: --exp-backoff-restart-delay: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "x""#,
+    ),
+    (
+        "start app.js --watch-delay x",
+        1,
+        r#"error: --watch-delay: expected a duration such as "10s", "1m30s" or "500ms", or a number of milliseconds, found "x""#,
+    ),
     ("report now", 2, r#"error: unexpected argument "now""#),
     ("ping x", 2, r#"error: unexpected argument "x""#),
     ("list --sort mem", 0, "╭"),
@@ -149,7 +225,11 @@ const MISTAKES: [(&str, i32, &str); 145] = [
     ("ls -a", 0, "╭"),
     ("logs -t api --nostream", 0, ""),
     ("plan", 0, "+ start  filed  1 new instance"),
-    ("plan ecosystem.toml --json --prune --only x", 2, "error: --prune cannot be combined with --only <NAMES>"),
+    (
+        "plan ecosystem.toml --json --prune --only x",
+        2,
+        "error: --prune cannot be combined with --only <NAMES>",
+    ),
 ];
 
 fn some_apps() -> Rsm {
@@ -182,9 +262,12 @@ fn mistakes_are_answered_with_the_cause_and_the_way_out() {
         if !is_right {
             wrong.push(format!("rsm {line}: {:?}, {answer}", ran.code));
         }
-        let is_plain = !["os error", "digit found", "ParseIntError", "Usage:"].iter().any(|text| ran.stderr.contains(text));
+        let is_plain = !["os error", "digit found", "ParseIntError", "Usage:"]
+            .iter()
+            .any(|text| ran.stderr.contains(text));
         assert!(is_plain, "rsm {line}: {}", ran.stderr);
-        let lines = ran.stderr.lines().filter(|line| line.starts_with("error: ") || line.starts_with("help: "));
+        let lines =
+            ran.stderr.lines().filter(|line| line.starts_with("error: ") || line.starts_with("help: "));
         assert!(code == 0 || lines.count() > 0, "rsm {line}: {}", ran.stderr);
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

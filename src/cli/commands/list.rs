@@ -10,8 +10,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::config;
-use crate::cli::error::Error;
 use crate::cli::completion;
+use crate::cli::error::Error;
 use crate::cli::output;
 use crate::cli::render::alerts::AlertContext;
 use crate::cli::render::style::Style;
@@ -76,9 +76,7 @@ pub(crate) async fn list(args: ListArgs, session: &Session) -> Result<(), Error>
             output::print_line(&text)
         }
         (false, true) => print_blocks(select, session, &mut client).await,
-        (false, false) => {
-            output::print(&render_page(select, session, &mut client, session.style).await?)
-        }
+        (false, false) => output::print(&render_page(select, session, &mut client, session.style).await?),
     }
 }
 

@@ -121,8 +121,8 @@ async fn follow_in_foreground(
 
 /// Programs that run what is named after them.
 const LAUNCHERS: [&str; 17] = [
-    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "npm", "npx", "yarn", "pnpm", "bash", "sh", "ruby", "php",
-    "perl", "java", "uv",
+    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "npm", "npx", "yarn", "pnpm", "bash", "sh", "ruby",
+    "php", "perl", "java", "uv",
 ];
 
 /// `rsm start node app.js` would start two apps, which is not what was meant.
@@ -318,8 +318,10 @@ mod tests {
 
     #[test]
     fn only_possible_names_require_the_list() {
-        let names: Vec<&str> =
-            ["Cargo.toml", "./src", "7", "all", "api", "example.com"].into_iter().filter(|word| could_be_name(word)).collect();
+        let names: Vec<&str> = ["Cargo.toml", "./src", "7", "all", "api", "example.com"]
+            .into_iter()
+            .filter(|word| could_be_name(word))
+            .collect();
         assert_eq!(names, ["api", "example.com"]);
     }
 }

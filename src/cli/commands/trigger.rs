@@ -28,7 +28,11 @@ pub(crate) async fn trigger(args: TriggerArgs, session: &Session) -> Result<(), 
     let TriggerArgs { select, action, param } = args;
     let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
     let description = format!("running {action} of {select}");
-    let trigger = TriggerRequest { select: resolve_paths(&[select], session, &mut client).await?, action, param: param.map(Into::into) };
+    let trigger = TriggerRequest {
+        select: resolve_paths(&[select], session, &mut client).await?,
+        action,
+        param: param.map(Into::into),
+    };
     let request = Request::Trigger(trigger);
     let replies = session.wait(&description, client.call::<Vec<TriggerReply>>(&request)).await;
     let replies = replies.map_err(|error| session.client_error(error))?;

@@ -75,7 +75,10 @@ fn stopping_all_requires_the_word() {
         assert_eq!(model.mode, InputMode::Normal, "{keys}");
     }
     let all = vec!["all".to_owned()];
-    assert_eq!(press(&mut model, "d alx Back l Enter"), Some(UiCommand::Run(InstanceAction::Basic(Action::Delete), all.clone())));
+    assert_eq!(
+        press(&mut model, "d alx Back l Enter"),
+        Some(UiCommand::Run(InstanceAction::Basic(Action::Delete), all.clone()))
+    );
     assert_eq!(press(&mut model, "r y"), Some(UiCommand::Run(InstanceAction::Basic(Action::Restart), all)));
 }
 

@@ -39,7 +39,11 @@ pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<
     // Less important than all others.
     let unsaved = context.unsaved.then(|| Alert {
         tone: Tone::Dim,
-        ..warning("the list is not saved".into(), " (to start it at boot, also rsm startup)", "rsm save".into())
+        ..warning(
+            "the list is not saved".into(),
+            " (to start it at boot, also rsm startup)",
+            "rsm save".into(),
+        )
     });
     errored_alert(instances).into_iter().chain(other_version).chain(unsaved).collect()
 }

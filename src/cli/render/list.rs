@@ -324,7 +324,12 @@ pub(crate) mod tests {
         let head =
             |width| shown(width).lines().nth(1).unwrap_or_default().replace(['│', ' '], "|").to_owned();
         let columns = |width| head(width).split('|').filter(|word| !word.is_empty()).count();
-        assert_eq!([117, 97, 96, 78, 77, 64, 63, 48, 47].map(columns), [11, 11, 9, 9, 7, 7, 5, 5, 3], "{}", shown(80));
+        assert_eq!(
+            [117, 97, 96, 78, 77, 64, 63, 48, 47].map(columns),
+            [11, 11, 9, 9, 7, 7, 5, 5, 3],
+            "{}",
+            shown(80)
+        );
         let usual = "\
 ╭────┬────────┬─────────────────┬────┬────────┬─────────┬──────┬──────┬──────╮
 │ id │ name   │ status          │  ↺ │ uptime │     mem │  cpu │  pid │ mode │

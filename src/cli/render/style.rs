@@ -89,9 +89,8 @@ impl Style {
 /// The color of a name, one of the 16 of the terminal. Red is reserved for errors; blue is unreadable on black.
 pub(crate) fn name_color(name: &str) -> u8 {
     // FNV-1a distributes short names well.
-    let hash = name
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let colors = [2, 3, 5, 6, 10, 11, 12, 13, 14];
     colors[hash as usize % colors.len()]
 }

@@ -94,7 +94,8 @@ mod tests {
 
     #[test]
     fn size_has_one_decimal() {
-        let sizes = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (53_896_806, "51.4 MB"), (3 << 30, "3.0 GB")];
+        let sizes =
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (53_896_806, "51.4 MB"), (3 << 30, "3.0 GB")];
         for (bytes, shown) in sizes {
             assert_eq!(size(bytes), shown);
         }

@@ -234,7 +234,8 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             evaluate(&file, &SearchPath::new(None, &path, dir.path()), &["rsm".into(), "--env".into()])
         };
-        let json = read("module.exports = { apps: [{ script: 'a', args: process.argv.slice(1) }] }").unwrap().json;
+        let json =
+            read("module.exports = { apps: [{ script: 'a', args: process.argv.slice(1) }] }").unwrap().json;
         assert_eq!(json, r#"{"apps":[{"script":"a","args":["rsm","--env"]}]}"#);
         let required = "const p = require('path'); module.exports = { script: p.join(__dirname, 'a') }";
         assert!(read(required).unwrap().json.ends_with("/a\"}"));
@@ -305,9 +306,12 @@ mod tests {
 
     #[test]
     fn reports_missing_node() {
-        let failure =
-            evaluate(Path::new("/e.config.js"), &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")), &[])
-                .unwrap_err();
+        let failure = evaluate(
+            Path::new("/e.config.js"),
+            &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")),
+            &[],
+        )
+        .unwrap_err();
         assert!(failure.message.contains("requires node"), "{failure:?}");
     }
 }

@@ -20,7 +20,8 @@ const LOADER_OPTIONS: [&str; 7] = [
 /// The first versions of node that strip types without an option: major and minor.
 const FIRST_VERSIONS: [(u32, u32); 2] = [(22, 18), (23, 6)];
 
-const HELP: &str = "use Node.js 22.18 or later, install tsx (npm install --save-dev tsx) or bun, or set `interpreter`";
+const HELP: &str =
+    "use Node.js 22.18 or later, install tsx (npm install --save-dev tsx) or bun, or set `interpreter`";
 
 fn extension(file: &Path) -> &str {
     file.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
@@ -48,7 +49,10 @@ pub(super) fn local_tsx(file: &Path) -> Option<String> {
 pub(super) fn node_support(file: &Path, node: &str, search: &SearchPath) -> Result<(), (String, String)> {
     let shown = file.display();
     if extension(file) == "tsx" {
-        return Err((format!("{shown}: node cannot run JSX"), "install tsx or bun, or set `interpreter`".into()));
+        return Err((
+            format!("{shown}: node cannot run JSX"),
+            "install tsx or bun, or set `interpreter`".into(),
+        ));
     }
     let Some(version) = node_version(node, search) else { return Ok(()) };
     if runs_typescript(&version) {
@@ -67,7 +71,8 @@ fn runs_typescript(version: &str) -> bool {
 /// The version that node prints, such as `v20.20.2`.
 fn node_version(node: &str, search: &SearchPath) -> Option<String> {
     let program = if node.contains('/') { absolute(node, search.cwd()) } else { search.find(node)? };
-    let output = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let output =
+        Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
     version.starts_with('v').then_some(version)
 }

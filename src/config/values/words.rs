@@ -53,7 +53,9 @@ fn split_shell_words(text: &str) -> Option<Vec<String>> {
         match quote {
             Some(open) if c == open => quote = None,
             Some(_) => word.get_or_insert_default().push(c),
-            None if (c == '"' || c == '\'') && word.as_ref().is_none_or(|word: &String| word.ends_with('=')) => {
+            None if (c == '"' || c == '\'')
+                && word.as_ref().is_none_or(|word: &String| word.ends_with('=')) =>
+            {
                 quote = Some(c);
                 word.get_or_insert_default();
             }

@@ -64,7 +64,10 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
     if selector.contains(',') {
-        return error.hint(format!("separate several by spaces: {}", selector.split(',').collect::<Vec<_>>().join(" ")));
+        return error.hint(format!(
+            "separate several by spaces: {}",
+            selector.split(',').collect::<Vec<_>>().join(" ")
+        ));
     }
     let names = instances.values().map(|instance| instance.spec().name.as_str());
     match closest_match(selector, names) {

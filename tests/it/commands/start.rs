@@ -166,8 +166,10 @@ fn only_and_env_select_from_file() {
     assert_eq!((&*env["MODE"], &*env["KEPT"]), ("production", "yes"));
     rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("available: api, worker");
     rsm.ok(&["start", "ecosystem.toml", "--env", "staging", "--only", "worker"]).says("no `env_staging`");
-    rsm.ok(&["start", "sleep", "--env", "production", "--", "1000"]).says("warning: --env: app \"sleep\" has no `env_production`");
-    rsm.ok(&["restart", "sleep", "--env", "production"]).says("warning: --env has no effect without an ecosystem file");
+    rsm.ok(&["start", "sleep", "--env", "production", "--", "1000"])
+        .says("warning: --env: app \"sleep\" has no `env_production`");
+    rsm.ok(&["restart", "sleep", "--env", "production"])
+        .says("warning: --env has no effect without an ecosystem file");
 }
 
 #[test]
@@ -263,7 +265,12 @@ fn source_maps_are_enabled_where_there_is_one() {
     rsm.ok(&["start", "app.js", "--name", "asked", "--source-map-support"]);
     rsm.ok(&["start", "mapped.js"]);
     rsm.ok(&["start", "mapped.js", "--name", "off", "--disable-source-map-support"]);
-    for (name, expected) in [("app", "\n"), ("asked", "--enable-source-maps\n"), ("mapped", "--enable-source-maps\n"), ("off", "\n")] {
+    for (name, expected) in [
+        ("app", "\n"),
+        ("asked", "--enable-source-maps\n"),
+        ("mapped", "--enable-source-maps\n"),
+        ("off", "\n"),
+    ] {
         let log = rsm.home().join(format!("logs/{name}-out.log"));
         wait_until("the app prints", || (!read(&log).is_empty()).then_some(()));
         assert_eq!(read(&log), expected, "{name}");

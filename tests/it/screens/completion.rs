@@ -96,7 +96,11 @@ fn completion_offers_what_fits() {
         assert!(!commands.iter().any(|command| command == alias), "{alias}: {commands:?}");
     }
     assert!(commands.contains(&"list".to_owned()) && commands.contains(&"monit".to_owned()), "{commands:?}");
-    assert_eq!(offered(&["rsm", "stop", ""])[..4], ["payments", "mailer", "all", "ecosystem.toml"], "no other files");
+    assert_eq!(
+        offered(&["rsm", "stop", ""])[..4],
+        ["payments", "mailer", "all", "ecosystem.toml"],
+        "no other files"
+    );
     assert!(offered(&["rsm", "start", ""]).contains(&"app.js".to_owned()));
     for (words, expected) in [
         (&["rsm", "list", "--sort", "m"][..], "memory:desc"),

@@ -155,7 +155,9 @@ fn headings(
         let (title, sort) = column.title();
         let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
         spans.push(Span::raw(match column {
-            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => format!(" {}", pad_right(&text, width - 1)),
+            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => {
+                format!(" {}", pad_right(&text, width - 1))
+            }
             _ => pad_left(&text, *width),
         }));
         if let Some(sort) = sort {
@@ -234,7 +236,9 @@ fn row_line(row: &TreeRow, theme: &Theme, columns: &[(TreeColumn, usize)], name:
     for (column, columns) in columns {
         let (text, style) = column.cell(row, theme);
         let text = match column {
-            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => format!(" {}", pad_right(&text, columns - 1)),
+            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => {
+                format!(" {}", pad_right(&text, columns - 1))
+            }
             _ => format!(" {}", pad_left(&text, columns - 1)),
         };
         debug_assert_eq!(width(&text), *columns);
