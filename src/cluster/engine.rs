@@ -203,6 +203,9 @@ impl Engine {
     }
 
     fn open_listener(&mut self, app: &str, slot: u32, address: Address, uid: u32) -> nix::Result<u64> {
+        if self.sockets.limit_reached(&self.state, app).is_some() {
+            return Err(Errno::EMFILE);
+        }
         let owner = PortOwner { protocol: address.protocol, port: address.port(), uid };
         let fd = activation::open_listener(address, self.sockets.owns_port(&self.state, owner))?;
         let id = self.state.add(HeldSocket {
@@ -330,6 +333,7 @@ impl Engine {
             Ok(Some(SupervisedCall::Bind(args))) => self.bind(run, call, &args),
             Ok(Some(SupervisedCall::Listen(args))) => self.listen(run, call, &args),
             Ok(Some(SupervisedCall::SetSockOpt(args))) => self.record_option(run, call, &args),
+            Ok(Some(SupervisedCall::LandlockRuleset(args))) => self.record_landlock(run, call, &args),
             Err(errno) => self.pass_uninspectable(run, errno),
         };
         // Fails if the caller has exited.

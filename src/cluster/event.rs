@@ -63,6 +63,16 @@ pub enum PortWarning {
         /// Requested address.
         address: Address,
     },
+    /// The run may restrict which ports it binds (Landlock): it binds this one without rsm.
+    Landlock {
+        /// Requested address.
+        address: Address,
+    },
+    /// The app has as many sockets as rsm holds for one app; further ones are left to the kernel.
+    TooManySockets {
+        /// Maximum number of sockets.
+        limit: usize,
+    },
     /// A call could not be inspected and was left to the kernel: a second instance will get `EADDRINUSE`.
     CallNotInspectable {
         /// Error of the inspection.
@@ -93,6 +103,16 @@ impl fmt::Display for PortWarning {
                 "cannot listen on {address}: permission denied for ports below \
                 net.ipv4.ip_unprivileged_port_start; set `ports = {{ privileged = true }}`, or use a higher \
                 port"
+            ),
+            Self::Landlock { address } => write!(
+                out,
+                "restricts the ports it may bind (Landlock): {address} is not shared; bind before \
+                landlock_create_ruleset to share it"
+            ),
+            Self::TooManySockets { limit } => write!(
+                out,
+                "has {limit} listening sockets, the maximum that rsm shares and holds for an app: further ports are \
+                neither shared nor held"
             ),
             Self::CallNotInspectable { errno } => {
                 write!(out, "cannot inspect its bind call ({}): port not shared", errno.desc())

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use crate::cluster::address::{Address, Protocol};
 use crate::cluster::event::{ClusterHost, FdStoreOp};
 use crate::cluster::state::{ClusterState, HeldSocket, PortOwner};
@@ -20,11 +22,20 @@ use crate::process::tree;
 /// The keeper may still have a socket this long after it was released.
 const RELEASE_GRACE: Duration = Duration::from_secs(10);
 
+/// Sockets of one app: at most this many, and at most this share of the descriptors that the daemon may open. The rest
+/// of the daemon and the other apps need descriptors, too.
+const MAX_SOCKETS_PER_APP: usize = 1024;
+const MAX_SHARE_PER_APP: usize = 8;
+/// Sockets of all apps together: at most this share.
+const MAX_SHARE: usize = 2;
+
 /// Held sockets by socket id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SocketStore {
     held: BTreeMap<u64, OwnedFd>,
     released_at: HashMap<PortOwner, Instant>,
+    /// Number of descriptors that the daemon may open.
+    max_fds: usize,
 }
 
 /// A member that has left its group, and the members that accept no clients until the group is steered again.
@@ -59,7 +70,16 @@ impl SocketStore {
             .map(|(id, _)| id)
             .collect();
         closed.into_iter().for_each(|id| state.remove(id));
-        Self { held, released_at: HashMap::new() }
+        let max_fds = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        Self { held, released_at: HashMap::new(), max_fds: usize::try_from(max_fds).unwrap_or(usize::MAX) }
+    }
+
+    /// The maximum number of sockets of an app, if it may have no other one.
+    pub fn limit_reached(&self, state: &ClusterState, app: &str) -> Option<usize> {
+        let limit = MAX_SOCKETS_PER_APP.min(self.max_fds / MAX_SHARE_PER_APP);
+        let is_reached =
+            state.sockets_of_app(app).count() >= limit || state.sockets().count() >= self.max_fds / MAX_SHARE;
+        is_reached.then_some(limit)
     }
 
     /// The descriptor of a held socket.

@@ -55,6 +55,9 @@ pub(crate) struct RunState {
     pub app: String,
     pub slot: u32,
     pub phase: RunPhase,
+    /// Whether it may restrict which ports it binds: rsm cannot see the rules, so the kernel binds its sockets.
+    #[serde(default)]
+    pub restricts_ports: bool,
 }
 
 /// A socket of an app. It is held from the moment it listens; sockets that rsm created are held from the start.
@@ -209,7 +212,7 @@ impl ClusterState {
     /// Adds a run, unless it is known. Its slot is not retired any more.
     pub fn start_run(&mut self, run: u64, app: &str, slot: u32) -> &RunState {
         self.retired_slots.remove(&(app.to_owned(), slot));
-        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting };
+        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting, restricts_ports: false };
         self.runs.entry(run).or_insert(state)
     }
 
@@ -226,6 +229,13 @@ impl ClusterState {
         let state = self.runs.get_mut(&run)?;
         state.phase = phase;
         Some(state.app.clone())
+    }
+
+    /// Records that a run may restrict which ports it binds.
+    pub fn restrict_ports(&mut self, run: u64) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            state.restricts_ports = true;
+        }
     }
 
     pub fn is_draining(&self, run: u64) -> bool {

@@ -85,8 +85,13 @@ pub(crate) fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
 }
 
 fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
-    let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: the kernel writes at most `length` bytes to `value`.
+    getsockopt(fd, level, name)
+}
+
+/// `T`: an integer type, of which any bytes are a value.
+fn getsockopt<T: Default>(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<T> {
+    let (mut value, mut length) = (T::default(), size_of::<T>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes to `value`; each caller reads an integer.
     Errno::result(unsafe {
         libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
@@ -103,6 +108,19 @@ fn setsockopt<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::R
 
 pub(crate) fn is_bound_to_device(fd: BorrowedFd<'_>) -> bool {
     getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
+}
+
+/// Whether a socket is in the network namespace of this process: a program may have received it from another one.
+/// Before Linux 5.14 the kernel does not tell.
+pub(crate) fn is_in_own_netns(fd: BorrowedFd<'_>) -> bool {
+    let Some(namespace) = netns_cookie(fd) else { return true };
+    new_like(SocketKind::tcp(false)).is_ok_and(|own| netns_cookie(own.as_fd()) == Some(namespace))
+}
+
+fn netns_cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// From `asm-generic/socket.h`.
+    const SO_NETNS_COOKIE: i32 = 71;
+    getsockopt::<u64>(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE).ok()
 }
 
 pub(crate) fn v6_only(fd: BorrowedFd<'_>) -> bool {

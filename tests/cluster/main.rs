@@ -9,6 +9,7 @@ mod load_client;
 #[path = "../it/harness/ports.rs"]
 mod ports;
 mod programs;
+mod rights;
 mod supervisor;
 #[path = "../it/harness/wait.rs"]
 #[allow(dead_code)]
