@@ -4,6 +4,7 @@
 //! `calls`. The state is saved before a call is answered or a command is finished, so that the next daemon continues
 //! from there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::cluster::steering::ProbeTarget;
 use crate::cluster::steering::attach::Steering;
 use crate::cluster::stored::{CALLS_NAME, STATE_NAME, StoredFds};
 use crate::cluster::sys::{self, DEFAULT_BACKLOG};
-use crate::cluster::unused::UnusedSockets;
+use crate::cluster::unused::{UnusedSockets, find_unused};
 use crate::process::seccomp::{Notification, Notifier};
 
 /// A client that started to connect to a socket is in its queue after this time. Slower ones are rare and are
@@ -206,6 +207,9 @@ impl Engine {
         if self.sockets.limit_reached(&self.state, app).is_some() {
             return Err(Errno::EMFILE);
         }
+        if self.state.overlapping(address).any(|(_, socket)| socket.app != app && socket.listening) {
+            return Err(Errno::EADDRINUSE);
+        }
         let owner = PortOwner { protocol: address.protocol, port: address.port(), uid };
         let fd = activation::open_listener(address, self.sockets.owns_port(&self.state, owner))?;
         let id = self.state.add(HeldSocket {
@@ -242,6 +246,11 @@ impl Engine {
 
     /// Changes whether a run gets connections.
     pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
+        if phase == RunPhase::Ready {
+            // It would get connections on a port that it only tested.
+            let unused = find_unused(BTreeSet::from([run]), &self.state, &self.runs, &self.sockets);
+            self.release_unused(unused);
+        }
         let Some(app) = self.state.set_phase(run, phase) else { return };
         let draining = phase == RunPhase::Draining;
         if let Some(live) = self.runs.get_mut(run) {
@@ -378,6 +387,10 @@ impl Engine {
     /// Releases the unused sockets of all runs whose check is due.
     pub fn collect_unused(&mut self) {
         let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets);
+        self.release_unused(unused);
+    }
+
+    fn release_unused(&mut self, unused: Vec<u64>) {
         if !unused.is_empty() {
             unused.into_iter().for_each(|id| self.release_and_publish(id));
             self.save();
@@ -406,6 +419,7 @@ impl Engine {
             let run = socket.and_then(|socket| socket.claims.last().copied());
             self.warn(run.unwrap_or(0), PortWarning::SteeringFailed { address, errno: error.errno });
         }
+        self.sockets.update_visibility(address, &self.state);
     }
 
     /// Adjusts the groups that are served in turns; the time until the next call, if there is such a group.

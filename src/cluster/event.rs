@@ -58,6 +58,24 @@ pub enum PortWarning {
         /// Requested address.
         address: Address,
     },
+    /// Another app has an address of this port that clients reach by the same destinations; the call of the run failed
+    /// with `EADDRINUSE`.
+    UsedByApp {
+        /// Requested address.
+        address: Address,
+        /// Name of the other app.
+        app: String,
+        /// Its address.
+        other: Address,
+    },
+    /// The current process of the instance has an address of this port that clients reach by the same destinations, and
+    /// the daemon cannot keep them away from this one; the call failed with `EADDRINUSE`.
+    Superseded {
+        /// Requested address.
+        address: Address,
+        /// Address of the current process.
+        other: Address,
+    },
     /// The user of the run may not bind this port; the call failed with `EACCES`.
     PrivilegedPort {
         /// Requested address.
@@ -97,6 +115,14 @@ impl fmt::Display for PortWarning {
                 out,
                 "cannot listen on {address}: in use by another program (see `ss -ltnp 'sport = :{}'`)",
                 address.port()
+            ),
+            Self::UsedByApp { address, app, other } => {
+                write!(out, "cannot listen on {address}: app {app} uses {other}")
+            }
+            Self::Superseded { address, other } => write!(
+                out,
+                "cannot listen on {address} while the current process listens on {other}: use `rsm restart`, or run \
+                the daemon with CAP_NET_RAW"
             ),
             Self::PrivilegedPort { address } => write!(
                 out,

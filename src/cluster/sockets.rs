@@ -36,6 +36,8 @@ pub(crate) struct SocketStore {
     released_at: HashMap<PortOwner, Instant>,
     /// Number of descriptors that the daemon may open.
     max_fds: usize,
+    /// Whether sockets can be hidden from clients.
+    can_hide: bool,
 }
 
 /// A member that has left its group, and the members that accept no clients until the group is steered again.
@@ -71,7 +73,28 @@ impl SocketStore {
             .collect();
         closed.into_iter().for_each(|id| state.remove(id));
         let max_fds = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        Self { held, released_at: HashMap::new(), max_fds: usize::try_from(max_fds).unwrap_or(usize::MAX) }
+        let max_fds = usize::try_from(max_fds).unwrap_or(usize::MAX);
+        Self { held, released_at: HashMap::new(), max_fds, can_hide: sys::can_hide() }
+    }
+
+    /// Whether sockets can be hidden from clients.
+    pub fn can_hide(&self) -> bool {
+        self.can_hide
+    }
+
+    /// Hides the sockets at addresses whose clients must still reach another run of the app, and shows all others.
+    pub fn update_visibility(&self, address: Address, state: &ClusterState) {
+        if !self.can_hide || address.protocol == Protocol::Udp {
+            return;
+        }
+        let overlapping = state.overlapping(address).map(|(_, socket)| socket.address);
+        for address in BTreeSet::from_iter(overlapping.chain([address])) {
+            let hidden = state.superseded_address(address, None).is_some();
+            for fd in state.members(address).iter().filter_map(|id| self.fd(*id)) {
+                // On failure, clients reach a run that is not ready: as without rsm.
+                let _ = sys::set_hidden(fd, hidden);
+            }
+        }
     }
 
     /// The maximum number of sockets of an app, if it may have no other one.

@@ -17,6 +17,9 @@ use crate::spec::Balance;
 /// Version of the saved form. A daemon ignores the state of another version.
 const FORMAT_VERSION: u32 = 1;
 
+/// The rank of a socket of a ready run; see [`ClusterState::member_rank`].
+const READY_RANK: u8 = 2;
+
 /// Port settings of an app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSettings {
@@ -276,6 +279,9 @@ impl ClusterState {
         });
         let (own, others): (Vec<_>, Vec<_>) = at_port.partition(|(_, socket)| socket.claims.contains(&run));
         match own.iter().find(|(_, socket)| socket.address.accepts_ipv4()) {
+            Some((_, socket)) if self.superseded_address(socket.address, None).is_some() => {
+                ProbeTarget::Superseded
+            }
             Some((id, _)) if !self.has_one_queue(app) => ProbeTarget::Via(ProbeRoute::address(*id)),
             None if own.is_empty() && !others.is_empty() => ProbeTarget::NotListening,
             _ => ProbeTarget::Direct,
@@ -334,6 +340,12 @@ impl ClusterState {
     pub fn other_app_at<'a>(&'a self, address: Address, app: &str) -> Option<&'a str> {
         let listeners = self.sockets.values().filter(|socket| socket.address == address && socket.listening);
         listeners.map(|socket| socket.app.as_str()).find(|name| *name != app)
+    }
+
+    /// Sockets of another address that clients of this address could reach, too.
+    pub fn overlapping(&self, address: Address) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets()
+            .filter(move |(_, socket)| socket.address != address && socket.address.overlaps(&address))
     }
 
     pub fn is_listening_at(&self, run: u64, address: Address) -> bool {
@@ -490,6 +502,25 @@ impl ClusterState {
         if last.map(|last| self.member_rank(*last)) > highest { unmoved } else { Vec::new() }
     }
 
+    /// The address of a ready run of the same app that clients reach by the same destinations, while no run at `address`
+    /// is ready: as long as there is one, the sockets at `address` must not get connections. The kernel prefers the more
+    /// specific address, and steering chooses only among sockets of one address. `joining`: a socket that is about to
+    /// join the group.
+    pub fn superseded_address(&self, address: Address, joining: Option<u64>) -> Option<Address> {
+        let members = || self.members(address).iter().copied().chain(joining);
+        if address.protocol == Protocol::Udp || members().any(|member| self.is_ready_member(member)) {
+            return None;
+        }
+        let app = &self.sockets.get(&members().next()?)?.app;
+        let ready =
+            self.overlapping(address).find(|(id, socket)| socket.app == *app && self.is_ready_member(*id));
+        ready.map(|(_, socket)| socket.address)
+    }
+
+    fn is_ready_member(&self, id: u64) -> bool {
+        self.member_rank(id) == READY_RANK && self.sockets.get(&id).is_some_and(|socket| socket.listening)
+    }
+
     fn balanced_plan(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
         let highest = members.iter().map(|member| self.member_rank(*member)).max();
         let mut targets: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
@@ -523,7 +554,7 @@ impl ClusterState {
         let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);
         phases
             .map(|phase| match phase {
-                RunPhase::Ready => 2,
+                RunPhase::Ready => READY_RANK,
                 RunPhase::Starting => 1,
                 RunPhase::Draining => 0,
             })

@@ -38,26 +38,9 @@ impl UnusedSockets {
         self.schedule.first().map(|(instant, _)| *instant)
     }
 
-    /// The unused sockets of all slots that are due. Their processes are inspected once for all of them.
+    /// The unused sockets of all slots that are due.
     pub fn find_due(&mut self, state: &ClusterState, runs: &RunTable, sockets: &SocketStore) -> Vec<u64> {
-        let slots: BTreeSet<(String, u32)> = self
-            .take_due()
-            .into_iter()
-            .filter_map(|run| state.run(run))
-            .map(|run| (run.app.clone(), state.slot_key(run)))
-            .collect();
-        let users: BTreeSet<u64> = slots.iter().flat_map(|(app, slot)| state.runs_at(app, *slot)).collect();
-        // After the death of a daemon, not before all runs are known again.
-        if users.is_empty() || !users.iter().all(|run| runs.contains(*run)) {
-            return Vec::new();
-        }
-        let open = runs.open_sockets_of(&users);
-        // Better keep an unused socket than release one in use.
-        if open.is_incomplete() {
-            return Vec::new();
-        }
-        let check = Check { state, runs, sockets, open };
-        slots.iter().flat_map(|(app, slot)| check.unused_at(app, *slot)).collect()
+        find_unused(self.take_due(), state, runs, sockets)
     }
 
     fn take_due(&mut self) -> BTreeSet<u64> {
@@ -65,6 +48,32 @@ impl UnusedSockets {
         let due = std::mem::replace(&mut self.schedule, later);
         due.into_iter().map(|(_, run)| run).collect()
     }
+}
+
+/// The unused sockets of the slots of these runs. Their processes are inspected once for all of them.
+pub(crate) fn find_unused(
+    of: BTreeSet<u64>,
+    state: &ClusterState,
+    runs: &RunTable,
+    sockets: &SocketStore,
+) -> Vec<u64> {
+    let slots: BTreeSet<(String, u32)> = of
+        .into_iter()
+        .filter_map(|run| state.run(run))
+        .map(|run| (run.app.clone(), state.slot_key(run)))
+        .collect();
+    let users: BTreeSet<u64> = slots.iter().flat_map(|(app, slot)| state.runs_at(app, *slot)).collect();
+    // After the death of a daemon, not before all runs are known again.
+    if users.is_empty() || !users.iter().all(|run| runs.contains(*run)) {
+        return Vec::new();
+    }
+    let open = runs.open_sockets_of(&users);
+    // Better keep an unused socket than release one in use.
+    if open.is_incomplete() {
+        return Vec::new();
+    }
+    let check = Check { state, runs, sockets, open };
+    slots.iter().flat_map(|(app, slot)| check.unused_at(app, *slot)).collect()
 }
 
 /// What one check compares.

@@ -6,6 +6,7 @@ mod killed;
 #[path = "../it/harness/load_client.rs"]
 #[allow(dead_code)]
 mod load_client;
+mod overlap;
 #[path = "../it/harness/ports.rs"]
 mod ports;
 mod programs;

@@ -92,7 +92,8 @@ impl Engine {
     }
 
     fn bind_inspected(&mut self, bind: &BindCall, socket: InspectedSocket) -> CallVerdict {
-        if let Err(errno) = self.check_rights(bind) {
+        if let Err(errno) = self.check_rights(bind).and_then(|()| self.check_overlap(bind, socket.reuse_port))
+        {
             return CallVerdict::Return(Err(errno));
         }
         match self.find_reusable(bind, socket.reuse_port) {
@@ -117,6 +118,35 @@ impl Engine {
             return Err(Errno::EACCES);
         }
         Ok(())
+    }
+
+    /// Rejects an address whose clients reach a socket of another app, or another one of the run, as without rsm. Other
+    /// runs of the app may have such a socket: the address may change in a reload.
+    fn check_overlap(&mut self, bind: &BindCall, reuse_port: bool) -> nix::Result<()> {
+        let overlapping: Vec<HeldSocket> =
+            self.state.overlapping(bind.address).map(|(_, socket)| socket.clone()).collect();
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            overlapping.into_iter().partition(|socket| socket.app == bind.app);
+        // A socket that is not listening may be closed already: it was a test of the port.
+        let in_use = |socket: &HeldSocket| {
+            socket.listening || {
+                let open = self.runs.open_sockets_of(&socket.claims);
+                open.is_incomplete() || open.contains(socket.inode)
+            }
+        };
+        if let Some(HeldSocket { app, address: other, .. }) = foreign.into_iter().find(in_use) {
+            self.warn(bind.run, PortWarning::UsedByApp { address: bind.address, app, other });
+            return Err(Errno::EADDRINUSE);
+        }
+        let own_listening = |socket: &HeldSocket| socket.listening && socket.claims.contains(&bind.run);
+        if reuse_port || !own.iter().any(own_listening) {
+            return Ok(());
+        }
+        let open = self.open_sockets_in(bind);
+        match own.iter().any(|socket| own_listening(socket) && open.contains(socket.inode)) {
+            true => Err(Errno::EADDRINUSE),
+            false => Ok(()),
+        }
     }
 
     /// The socket of the slot for this address that the run does not use yet.

@@ -54,6 +54,13 @@ impl Engine {
         // state says otherwise: the previous daemon died before it saved that.
         let joins = !socket.listening || !sys::is_listening(fd);
         let address = socket.address;
+        if joins && let Some(other) = self.state.superseded_address(address, Some(id)) {
+            if !self.sockets.can_hide() {
+                self.warn(run, PortWarning::Superseded { address, other });
+                return Err(Errno::EADDRINUSE);
+            }
+            sys::set_hidden(fd, true)?;
+        }
         if let Err(errno) = sys::listen(fd, backlog) {
             if errno == Errno::EADDRINUSE {
                 self.warn(run, PortWarning::AddressInUse { address });
