@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::Epoll;
 use tokio::sync::oneshot;
 
 use crate::cluster::activation::{self, OpenError, OpenRequest};
@@ -28,11 +29,15 @@ use crate::cluster::steering::attach::Steering;
 use crate::cluster::stored::{CALLS_NAME, STATE_NAME, StoredFds};
 use crate::cluster::sys::{self, DEFAULT_BACKLOG};
 use crate::cluster::unused::{UnusedSockets, find_unused};
+use crate::cluster::watch::{CLOSED_GRACE, ClosedListener, ListenerWatch};
 use crate::process::seccomp::{Notification, Notifier};
 
 /// A client that started to connect to a socket is in its queue after this time. Slower ones are rare and are
 /// rejected.
 const DRAIN_DELAY: Duration = Duration::from_millis(250);
+
+/// A run that still has connections in its queue this long after it gets no new ones hangs.
+const STUCK_DELAY: Duration = Duration::from_secs(1);
 
 /// A listening socket of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,7 @@ pub(crate) struct Engine {
     pub(super) sockets: SocketStore,
     pub(super) runs: RunTable,
     pub(super) unused: UnusedSockets,
+    pub(super) watch: ListenerWatch,
     steering: Steering,
     document: MemfdDocument,
     pending_calls: PendingCalls,
@@ -75,7 +81,7 @@ impl Engine {
         let decoded = saved.and_then(|bytes| ClusterState::decode(&bytes));
         let state_lost = decoded.is_none();
         let mut state = decoded.unwrap_or_default();
-        let sockets = SocketStore::restore(stored.sockets, &mut state, &mut *host);
+        let sockets = SocketStore::restore(stored.sockets, &mut state, &mut *host)?;
         let document = stored.document.map_or_else(MemfdDocument::new, Ok)?;
         let pending_calls = stored.pending_calls.map_or_else(PendingCalls::new, Ok)?;
         for (name, fd) in [(STATE_NAME, document.as_fd()), (CALLS_NAME, pending_calls.as_fd())] {
@@ -87,6 +93,7 @@ impl Engine {
             sockets,
             runs: RunTable::new(context),
             unused: UnusedSockets::default(),
+            watch: ListenerWatch::default(),
             steering: Steering::default(),
             document,
             pending_calls,
@@ -106,6 +113,8 @@ impl Engine {
         self.state.unknown_apps().iter().for_each(|app| self.release_unclaimed(app));
         // Programs of the previous daemon are still attached, but the map of their counters is lost.
         self.state.app_names().iter().for_each(|app| self.steer_app(app));
+        let shared = self.state.sockets().filter(|(_, socket)| self.state.has_one_queue(&socket.app));
+        shared.for_each(|(id, _)| self.sockets.watch_shutdown(id));
     }
 
     /// Adopts the listening sockets of all runs: daemon and keeper died at the same time, and the sockets that they
@@ -248,7 +257,8 @@ impl Engine {
     pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
         if phase == RunPhase::Ready {
             // It would get connections on a port that it only tested.
-            let unused = find_unused(BTreeSet::from([run]), &self.state, &self.runs, &self.sockets);
+            let unused =
+                find_unused(BTreeSet::from([run]), &self.state, &self.runs, &self.sockets, &self.watch);
             self.release_unused(unused);
         }
         let Some(app) = self.state.set_phase(run, phase) else { return };
@@ -275,7 +285,11 @@ impl Engine {
         let Some(ended) = self.state.end_run(run) else { return };
         self.release_unclaimed(&ended.app);
         // Connections for the replacement wait in these sockets, although the run may have shut them down.
-        ended.sockets.into_iter().for_each(|id| self.relisten(id));
+        for id in ended.sockets {
+            self.relisten(id);
+            // Other runs serve those that wait sooner than a replacement.
+            self.sockets.hand_over_queue(id, &mut self.state);
+        }
         for address in ended.addresses {
             self.steer(address);
         }
@@ -295,6 +309,7 @@ impl Engine {
 
     /// Notifies those that wait for drained runs; true if some still wait.
     pub fn poll_drains(&mut self) -> bool {
+        self.hand_over_stuck_queues();
         let drains = std::mem::take(&mut self.drains);
         let (done, waiting): (Vec<_>, Vec<_>) =
             drains.into_iter().partition(|(run, done)| done.is_closed() || self.is_drained(*run));
@@ -304,6 +319,19 @@ impl Engine {
             let _ = done.send(());
         }
         !self.drains.is_empty()
+    }
+
+    /// A draining run that does not empty its queue hangs: others serve it.
+    fn hand_over_stuck_queues(&mut self) {
+        let is_stuck =
+            |run: &u64| self.runs.get(*run).is_some_and(|live| !live.is_draining_within(STUCK_DELAY));
+        let stuck: Vec<u64> = self.drains.iter().map(|(run, _)| *run).filter(is_stuck).collect();
+        for id in stuck.into_iter().flat_map(|run| self.state.exclusive_sockets(run)).collect::<Vec<_>>() {
+            if self.sockets.hand_over_queue(id, &mut self.state) {
+                self.steer_socket(id);
+                self.save();
+            }
+        }
     }
 
     fn is_drained(&self, run: u64) -> bool {
@@ -386,7 +414,7 @@ impl Engine {
 
     /// Releases the unused sockets of all runs whose check is due.
     pub fn collect_unused(&mut self) {
-        let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets);
+        let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets, &self.watch);
         self.release_unused(unused);
     }
 
@@ -405,6 +433,50 @@ impl Engine {
             if socket.listening && !self.state.is_listening_at(run, socket.address) {
                 self.host.publish(ClusterEvent::Closed { run, address: socket.address });
             }
+        }
+    }
+
+    /// Checks the listeners of all runs if that is due; the time until the next check.
+    pub fn watch_listeners(&mut self) -> Option<Duration> {
+        let (closed, pause) = self.watch.check(&self.state, &self.runs, &self.sockets);
+        closed.into_iter().for_each(|closed| self.on_closed(closed));
+        pause
+    }
+
+    /// Becomes readable when [`relisten_shut_down`](Self::relisten_shut_down) is due.
+    pub fn shutdowns(&self) -> &Epoll {
+        self.sockets.shutdowns()
+    }
+
+    /// Restarts listening on sockets of several runs that one of them has shut down.
+    pub fn relisten_shut_down(&mut self) {
+        self.sockets.shut_down().into_iter().for_each(|id| self.relisten(id));
+    }
+
+    /// A run has closed or shut down a listener although it continues.
+    fn on_closed(&mut self, closed: ClosedListener) {
+        let ClosedListener { socket: id, run, since, was_test } = closed;
+        let Some(socket) = self.state.socket(id).cloned() else { return };
+        let is_shut_down = self.sockets.fd(id).is_some_and(|fd| !sys::is_listening(fd));
+        if is_shut_down && self.state.is_claimed_by_others(&socket, run) {
+            return self.relisten(id); // the others still accept its connections
+        }
+        if self.state.is_claimed_by_others(&socket, run) {
+            self.state.unclaim(id, run);
+            self.host.publish(ClusterEvent::Closed { run, address: socket.address });
+            self.steer(socket.address);
+        } else if was_test || since.elapsed() > CLOSED_GRACE || !self.state.ready_alternatives(id).is_empty()
+        {
+            self.release_and_publish(id);
+        } else {
+            return self.host.publish(ClusterEvent::Closed { run, address: socket.address });
+        }
+        self.save();
+    }
+
+    fn steer_socket(&mut self, id: u64) {
+        if let Some(address) = self.state.socket(id).map(|socket| socket.address) {
+            self.steer(address);
         }
     }
 

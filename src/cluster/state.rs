@@ -265,7 +265,8 @@ impl ClusterState {
         runs.map(|(key, _)| *key).collect()
     }
 
-    fn has_one_queue(&self, app: &str) -> bool {
+    /// Whether all runs of an app accept connections from one socket.
+    pub fn has_one_queue(&self, app: &str) -> bool {
         self.apps.get(app).is_some_and(|app| app.balance == Balance::Shared)
     }
 
@@ -363,6 +364,13 @@ impl ClusterState {
         }
     }
 
+    /// Records that a run does not have a socket any more.
+    pub fn unclaim(&mut self, id: u64, run: u64) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.claims.remove(&run);
+        }
+    }
+
     pub fn set_backlog(&mut self, id: u64, backlog: i32) {
         if let Some(socket) = self.sockets.get_mut(&id) {
             socket.backlog = backlog;
@@ -377,6 +385,13 @@ impl ClusterState {
     /// Whether a run other than `run` has the socket and has not ended.
     pub fn is_claimed_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
         socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
+    }
+
+    /// Listening sockets of the same address with a ready run, other than `id`: connections can be handed over to them.
+    pub fn ready_alternatives(&self, id: u64) -> Vec<u64> {
+        let Some(socket) = self.sockets.get(&id) else { return Vec::new() };
+        let members = self.members(socket.address).iter().copied();
+        members.filter(|member| *member != id && self.is_ready_member(*member)).collect()
     }
 
     /// Whether `run` needs a socket of its own because another run of its slot uses this one: so it gets

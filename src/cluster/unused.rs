@@ -6,10 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::cluster::address::Protocol;
 use crate::cluster::runs::{LiveRun, OpenSockets, RunTable};
 use crate::cluster::sockets::SocketStore;
 use crate::cluster::state::ClusterState;
 use crate::cluster::sys;
+use crate::cluster::watch::ListenerWatch;
 
 /// When runs are checked, from their last `bind` or `listen`: soon after tests of a port, and later for ports that a
 /// program closes late.
@@ -39,8 +41,14 @@ impl UnusedSockets {
     }
 
     /// The unused sockets of all slots that are due.
-    pub fn find_due(&mut self, state: &ClusterState, runs: &RunTable, sockets: &SocketStore) -> Vec<u64> {
-        find_unused(self.take_due(), state, runs, sockets)
+    pub fn find_due(
+        &mut self,
+        state: &ClusterState,
+        runs: &RunTable,
+        sockets: &SocketStore,
+        watch: &ListenerWatch,
+    ) -> Vec<u64> {
+        find_unused(self.take_due(), state, runs, sockets, watch)
     }
 
     fn take_due(&mut self) -> BTreeSet<u64> {
@@ -56,6 +64,7 @@ pub(crate) fn find_unused(
     state: &ClusterState,
     runs: &RunTable,
     sockets: &SocketStore,
+    watch: &ListenerWatch,
 ) -> Vec<u64> {
     let slots: BTreeSet<(String, u32)> = of
         .into_iter()
@@ -72,7 +81,7 @@ pub(crate) fn find_unused(
     if open.is_incomplete() {
         return Vec::new();
     }
-    let check = Check { state, runs, sockets, open };
+    let check = Check { state, runs, sockets, watch, open };
     slots.iter().flat_map(|(app, slot)| check.unused_at(app, *slot)).collect()
 }
 
@@ -81,6 +90,7 @@ struct Check<'a> {
     state: &'a ClusterState,
     runs: &'a RunTable,
     sockets: &'a SocketStore,
+    watch: &'a ListenerWatch,
     open: OpenSockets,
 }
 
@@ -95,7 +105,12 @@ impl Check<'_> {
             is_client || !self.open.contains(socket.inode)
         });
         unused
-            .filter(|(_, socket)| !socket.listening || self.state.is_claimed(socket) || settled)
+            .filter(|(id, socket)| match (socket.listening, self.state.is_claimed(socket)) {
+                (false, _) => true,
+                // Later it is not a test any more, but a listener that was closed: see `watch`.
+                (true, true) => self.watch.may_be_test(*id) || socket.address.protocol == Protocol::Udp,
+                (true, false) => settled,
+            })
             .map(|(id, _)| id)
             .collect()
     }

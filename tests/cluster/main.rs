@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod closed;
 mod killed;
 #[path = "../it/harness/load_client.rs"]
 #[allow(dead_code)]

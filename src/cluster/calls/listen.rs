@@ -26,6 +26,7 @@ impl Engine {
         let slot = self.state.slot_key(entry);
         // Unknown if the kernel bound it: port 0, or a Unix socket.
         let Some(id) = self.state.by_inode(&entry.app, slot, inode) else { return CallVerdict::Continue };
+        self.watch.record_listen(id, run, caller.pid, args.fd);
         CallVerdict::Return(self.listen_for(run, id, args.backlog, || {
             let process = pidfd_open(caller.pid)?;
             let duplicate = pidfd_getfd(process.as_fd(), args.fd)?;
@@ -108,6 +109,9 @@ impl Engine {
             live.record_listen();
         }
         self.warn_if_shared(run, address, &app);
+        if self.state.has_one_queue(&app) {
+            self.sockets.watch_shutdown(id);
+        }
         self.host.publish(ClusterEvent::Listening { run, address });
         self.unused.schedule(run);
     }

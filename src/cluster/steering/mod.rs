@@ -6,6 +6,8 @@
 
 pub(super) mod attach;
 pub(super) mod cbpf;
+mod ebpf;
+pub(super) mod migrate;
 mod rebalance;
 mod round_robin;
 
