@@ -99,6 +99,12 @@ pub struct InstanceView {
     pub restarts: u32,
     /// Unstable restarts within the restart window.
     pub unstable_restarts: u32,
+    /// Unexpected exits since it was last healthy; 0 once it has been up for a while.
+    #[serde(default)]
+    pub failed_runs: u32,
+    /// How the last run ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_exit: Option<Exit>,
     /// CPU usage of the process tree, in percent of a core.
     pub cpu: f32,
     /// Memory of the process tree in bytes; shared pages are counted once.

@@ -33,6 +33,7 @@ mod reference;
 mod reload;
 mod runtime;
 mod screens;
+mod starting;
 mod supervision;
 mod uid;
 mod upgrade_and_recovery;

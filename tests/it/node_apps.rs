@@ -209,7 +209,7 @@ fn unhandled_rejection_exits_and_is_logged() {
         "rejects.js",
         "setTimeout(() => Promise.reject(new Error('no database')), 10);\nsetInterval(() => {}, 1000);",
     );
-    rsm.ok(&["start", "rejects.js", "--no-autorestart"]);
+    rsm.ok(&["start", "rejects.js", "--no-autorestart", "--no-wait"]);
     rsm.wait_until("the app has exited", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
     assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));

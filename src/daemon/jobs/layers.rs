@@ -29,7 +29,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartRequest) -> Result<A
     }
     let layers = start_layers(&dependencies).map_err(cycle_error)?;
     check_known(handle, &dependencies).await?;
-    let StartRequest { apps, inherited, existing } = request;
+    let StartRequest { apps, inherited, existing, no_wait } = request;
     let mut report = ActionReport::default();
     for (number, layer) in layers.iter().enumerate() {
         let mut layer: Vec<_> = apps.iter().filter(|app| layer.contains(&app.name)).cloned().collect();
@@ -40,7 +40,7 @@ pub async fn start(handle: &SupervisorHandle, request: StartRequest) -> Result<A
                 unmet.insert(app.name.clone(), problem);
             }
         }
-        let request = StartRequest { apps: layer, inherited: inherited.clone(), existing };
+        let request = StartRequest { apps: layer, inherited: inherited.clone(), existing, no_wait };
         let mut layer_report = handle.with_step(number).start(request).await?;
         for outcome in &mut layer_report.instances {
             if let Some(problem) = unmet.get(&outcome.name) {

@@ -69,16 +69,20 @@ impl<W: World> Supervisor<W> {
     }
 
     fn apply(&mut self, change: Operation) -> Result<(Goals, Vec<String>), ApiError> {
-        let goals = match change {
+        let no_wait = change.no_wait();
+        let mut goals = match change {
             Operation::Start(apps) => self.start_apps(apps)?,
             Operation::Act(action, on) => self.act(action, on)?,
-            Operation::Scale(name, to) => self.scale(&name, to)?,
+            Operation::Scale(name, to) => self.scale(&name, to.to)?,
             Operation::Replace { id, with, earlier_runs } => {
                 return self.reload_instance(id, with, earlier_runs);
             }
             Operation::Signal(selectors, number) => self.signal(&selectors, number)?,
             Operation::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };
+        for (_, goal) in goals.iter_mut().filter(|(_, goal)| no_wait && *goal == Goal::Online) {
+            *goal = Goal::Started;
+        }
         Ok((goals, Vec::new()))
     }
 
@@ -353,7 +357,7 @@ impl<W: World> Supervisor<W> {
             if start {
                 self.dispatch(id, InstanceEvent::Start);
             }
-            goals.push((id, if start { Goal::Online } else { Goal::Any }));
+            goals.push((id, if start { Goal::Resumed } else { Goal::Any }));
         }
         (goals, notes.into_iter().collect())
     }

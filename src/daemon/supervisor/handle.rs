@@ -13,7 +13,7 @@ use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    Action, ActionReport, ActionRequest, ApiError, ErrorCode, ScaleTo, Selectors, StartRequest,
+    Action, ActionReport, ActionRequest, ApiError, ErrorCode, ScaleRequest, Selectors, StartRequest,
 };
 use crate::metrics::Usage;
 
@@ -57,7 +57,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn scale(&self, name: String, to: ScaleTo) -> Result<ActionReport, ApiError> {
+    pub async fn scale(&self, name: String, to: ScaleRequest) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Scale(name, to)).await
     }
 

@@ -9,7 +9,7 @@ use crate::instance::event::InstanceEvent;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    Action, ActionReport, ActionRequest, ApiError, InheritedEnv, ScaleTo, Selectors, StartRequest,
+    Action, ActionReport, ActionRequest, ApiError, InheritedEnv, ScaleRequest, Selectors, StartRequest,
 };
 use crate::metrics::Usage;
 use crate::process::process_ref::ProcessRef;
@@ -133,7 +133,7 @@ pub enum Operation {
     /// Starts, stops, restarts, deletes or resets instances.
     Act(Action, ActionRequest),
     /// Changes the number of instances of an app.
-    Scale(String, ScaleTo),
+    Scale(String, ScaleRequest),
     /// Replaces the process of an instance; the current one is stopped once the new one has passed its probation.
     Replace {
         /// Id of the instance.
@@ -147,6 +147,18 @@ pub enum Operation {
     Signal(Selectors, i32),
     /// Adds the saved instances of apps that are not in the list.
     Resurrect(Snapshot),
+}
+
+impl Operation {
+    /// Whether the report is sent without waiting until started processes are ready.
+    pub(super) fn no_wait(&self) -> bool {
+        match self {
+            Self::Start(StartRequest { no_wait, .. })
+            | Self::Act(_, ActionRequest { no_wait, .. })
+            | Self::Scale(_, ScaleRequest { no_wait, .. }) => *no_wait,
+            Self::Replace { .. } | Self::Signal(..) | Self::Resurrect(_) => false,
+        }
+    }
 }
 
 /// The settings of a process that replaces another.

@@ -90,7 +90,7 @@ impl<W: World> Supervisor<W> {
         if self.frozen.is_some() {
             return;
         }
-        self.replies.settle(&self.registry, &self.world);
+        self.replies.settle(&self.registry, &mut self.world);
         if std::mem::take(&mut self.apps_changed) {
             self.world.on_apps_changed(self.registry.instances());
         }

@@ -37,8 +37,12 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         started_at: process.map(|process| process.since.wall),
         uptime: process.map(|process| uptime(process, now)),
         restarts: status.restarts,
+        // The last of them may not have been followed by a restart yet.
         unstable_restarts: u32::try_from(status.failure_history.recent_count(policy, now))
-            .unwrap_or(u32::MAX),
+            .unwrap_or(u32::MAX)
+            .min(status.restarts),
+        failed_runs: instance.failed_runs(now),
+        last_exit: status.history.back().map(|run| run.exit.clone()),
         cpu: usage.map_or(0.0, |usage| usage.cpu_percent),
         memory: usage.map_or(0, |usage| usage.memory),
         memory_limit: spec.max_memory_restart,

@@ -210,7 +210,8 @@ impl RuntimeSession<'_> {
         self.subscribe(sender.clone()).await?;
         let inherited = environment::collect_env(self.session);
         let mut terminate = false;
-        let start = Request::Start(StartRequest { apps, inherited, existing: Existing::Restart });
+        let start =
+            Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait: true });
         {
             let mut response = std::pin::pin!(client.call::<ActionReport>(&start));
             loop {
