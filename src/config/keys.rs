@@ -324,7 +324,7 @@ app_keys! {
         .spec(&["/watch"])
         .jlist("watch", |spec| spec.watch.is_some().into());
 
-    /// Patterns to ignore, in .gitignore syntax. Dotfiles and node_modules are always ignored.
+    /// Patterns to ignore, in .gitignore syntax, relative to `cwd`. Dotfiles and node_modules are always ignored.
     ignore_watch: WordList = key(Group::Watch)
         .flag(Flag::text("--ignore-watch", "PATTERNS").help("Patterns to exclude from watching")).spec(&["/watch/ignore"])
         .jlist("ignore_watch", |spec| spec.watch.as_ref().map(|watch| &watch.ignore).into());
