@@ -134,7 +134,7 @@ fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnos
 }
 
 fn check_dependency_cycles(parsed: &[ParsedApp], apps: &[AppSpec], diagnostics: &mut Diagnostics<'_>) {
-    let dependencies = apps.iter().map(|app| (app.name.clone(), app.depends_on.clone())).collect();
+    let dependencies = apps.iter().map(|app| (app.name.clone(), app.dependency_names())).collect();
     let Err(cycle) = dependencies::start_layers(&dependencies) else { return };
     let in_cycle = |app: &ParsedApp| {
         let name = app.settings.name.as_ref().map(|name| &name.value.0);

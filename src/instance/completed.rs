@@ -15,6 +15,8 @@ pub enum Goal {
     Resumed,
     /// The program was executed.
     Started,
+    /// The job has ended.
+    Completed,
     /// Another process has replaced the current one.
     Replaced,
     /// No process runs.

@@ -6,6 +6,7 @@
 //! its fields are private.
 
 mod completed;
+mod condition;
 pub mod event;
 pub mod launch;
 mod reason;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::completed::{CompletedCommand, Goal};
+pub use self::condition::JobEnd;
 use self::event::{Effect, InstanceEvent, Notice};
 use self::restart_policy::{FailureHistory, RestartDecision, RunEnd};
 use self::state::{CleanUp, RunProcess, State, StopPhase, Want};
@@ -115,6 +117,7 @@ impl Instance {
         match event {
             InstanceEvent::Start => self.start(now, &mut out),
             InstanceEvent::Restart(reason) => self.restart(reason, now, &mut out),
+            InstanceEvent::Enqueue => self.enqueue(now, &mut out),
             InstanceEvent::Stop => self.stop(Want::Down, now, &mut out),
             InstanceEvent::Delete => self.stop(Want::Gone, now, &mut out),
             InstanceEvent::DrainAndDelete => self.drain_and_delete(now, &mut out),
@@ -140,6 +143,7 @@ impl Instance {
     /// Resets the counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.status.restarts = 0;
+        self.status.runs = 0;
         self.status.failure_history = FailureHistory::default();
         self.status.created = now;
     }
@@ -216,6 +220,20 @@ impl Instance {
         }
     }
 
+    /// Starts another run now, or once the current one has ended.
+    fn enqueue(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.status.state {
+            State::Stopped | State::Errored { .. } => self.start(now, out),
+            State::Spawning { .. }
+            | State::Starting { .. }
+            | State::Online { .. }
+            | State::Draining { .. }
+            | State::Stopping { .. }
+            | State::CleaningUp { .. }
+            | State::Waiting { .. } => self.status.queued = self.status.want == Want::Up,
+        }
+    }
+
     fn restart(&mut self, reason: Option<String>, now: Moment, out: &mut Vec<Effect>) {
         if self.status.want == Want::Gone {
             return;
@@ -245,6 +263,7 @@ impl Instance {
     fn stop(&mut self, want: Want, now: Moment, out: &mut Vec<Effect>) {
         // A stop does not cancel a deletion.
         self.status.want = if self.status.want == Want::Gone { Want::Gone } else { want };
+        self.status.queued = false;
         match &self.status.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.finish_stop(out),
             State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
@@ -459,7 +478,9 @@ impl Instance {
         self.status.timer = None;
         self.status.health_problem = None;
         self.status.ready = false;
+        self.status.queued = false;
         self.status.last_run += 1;
+        self.status.runs = self.status.runs.saturating_add(1);
         let run = self.status.last_run;
         self.status.state = State::Spawning { run, since: now, requested, stale: false };
         out.push(Effect::Publish(Notice::Launching));
@@ -506,6 +527,7 @@ impl Instance {
                 out.push(Effect::SetTimer { at: until });
                 out.push(Effect::Publish(Notice::RestartScheduled(until - now.mono)));
             }
+            RestartDecision::Stop if self.status.queued => self.spawn(false, now, out),
             RestartDecision::Stop => self.finish_stop(out),
             RestartDecision::MarkErrored { restarts, window } => {
                 let seconds = window.as_secs();

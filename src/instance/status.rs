@@ -21,6 +21,12 @@ pub struct InstanceStatus {
     pub state: State,
     /// Restarts since the instance was added or reset.
     pub restarts: u32,
+    /// Runs since the instance was added or reset.
+    #[serde(default)]
+    pub runs: u32,
+    /// A schedule has requested another run, which starts once the current one has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
     /// Recent failures, for the restart policy.
     #[serde(alias = "failures")]
     pub failure_history: FailureHistory,
@@ -57,6 +63,8 @@ impl InstanceStatus {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
+            runs: 0,
+            queued: false,
             failure_history: FailureHistory::default(),
             history: VecDeque::new(),
             created: now,

@@ -72,6 +72,26 @@ impl Default for RestartPolicy {
     }
 }
 
+/// What a schedule does while the previous run has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The run is stopped, and the next one starts (as in PM2).
+    #[default]
+    Replace,
+    /// The run continues; the scheduled one is skipped.
+    Skip,
+    /// The run continues; another one starts once it has ended.
+    Queue,
+}
+
+impl Overlap {
+    /// Whether this is the default.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Stop policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

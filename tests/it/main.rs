@@ -18,6 +18,7 @@ mod faults;
 mod from_pm2;
 mod harness;
 mod http;
+mod jobs;
 mod layout;
 mod log_disk_failures;
 mod log_files;

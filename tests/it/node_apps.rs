@@ -102,7 +102,7 @@ fn channel_survives_killing_daemon_and_keeper() {
 fn channel_does_not_keep_app_alive() {
     let rsm = Rsm::new().file("short.js", "process.send({ hello: 1 }); console.log('done');");
     rsm.ok(&["start", "short.js", "--no-autorestart"]);
-    rsm.wait_status("short", "stopped");
+    rsm.wait_status("short", "completed");
     assert_eq!(rsm.json(&["describe", "short", "--json"])[0]["exits"][0]["exit"]["code"], 0);
 }
 

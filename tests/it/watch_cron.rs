@@ -76,7 +76,8 @@ fn files_written_by_rsm_restart_nothing() {
     let rsm = Rsm::new().home_in_app("app/state").file("ecosystem.toml", &file.concat());
     rsm.ok(&["start"]);
     let compressed = || {
-        let names = std::fs::read_dir(rsm.dir().join("logs")).unwrap().map(|entry| entry.unwrap().file_name());
+        let names =
+            std::fs::read_dir(rsm.dir().join("logs")).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().ends_with(".gz")).count()
     };
     wait_until("rotated and compressed logs", || (compressed() > 3).then_some(()));

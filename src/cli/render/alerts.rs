@@ -40,6 +40,7 @@ pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<
     let unsaved =
         context.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
     let apps = errored_alert(instances).into_iter().chain(crash_loop_alert(instances));
+    let apps = apps.chain(failed_job_alert(instances));
     apps.chain(other_version).chain(unsaved).collect()
 }
 
@@ -97,6 +98,24 @@ fn crash_loop_alert(instances: &[InstanceView]) -> Option<Alert> {
     let summary = match looping.count() {
         0 => format!("{name} (id {}) is crash-looping: {restarts}{exit}", first.id),
         more => format!("{name} (id {}) and {more} more are crash-looping: {restarts}{exit}", first.id),
+    };
+    let detail = ". For its output".to_owned();
+    Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })
+}
+
+/// The alert for jobs that have failed.
+fn failed_job_alert(instances: &[InstanceView]) -> Option<Alert> {
+    let has_failed = |view: &&InstanceView| {
+        view.status == DisplayStatus::Failed
+            || (view.status == DisplayStatus::Scheduled && view.last_run_failed)
+    };
+    let mut failed = instances.iter().filter(has_failed);
+    let first = failed.next()?;
+    let name = tame(&first.name);
+    let exit = first.last_exit.as_ref().map(|exit| format!(": {exit}")).unwrap_or_default();
+    let summary = match failed.count() {
+        0 => format!("{name} (id {}) has failed{exit}", first.id),
+        more => format!("{name} (id {}) and {more} more have failed{exit}", first.id),
     };
     let detail = ". For its output".to_owned();
     Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })

@@ -231,7 +231,7 @@ async fn add_failures(
         .inspect(move |instances| {
             let selected = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
             let state = |(run, it): (RunId, &Instance)| {
-                (run.instance, replacement_exit(it, run), views::display_status(&it.status().state))
+                (run.instance, replacement_exit(it, run), views::display_status(it))
             };
             selected.map(state).collect::<Vec<_>>()
         })

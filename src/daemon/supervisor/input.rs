@@ -13,7 +13,7 @@ use crate::ipc::message::{
 };
 use crate::metrics::Usage;
 use crate::process::process_ref::ProcessRef;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, Condition};
 
 /// Where the answer to a command is sent.
 pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -38,6 +38,8 @@ pub enum Input {
     Triggered {
         /// Name of the app.
         app: String,
+        /// Whether it is a schedule, which has a rule for a run that has not ended.
+        by_schedule: bool,
         /// The reason, for users.
         reason: String,
     },
@@ -143,6 +145,8 @@ pub enum Operation {
         /// Instances that were replaced before, and their last runs until then.
         earlier_runs: Vec<RunId>,
     },
+    /// Changes nothing; the report is sent once each app has reached its condition, or cannot reach it.
+    WaitFor(BTreeMap<String, Condition>),
     /// Sends a signal, by number.
     Signal(Selectors, i32),
     /// Adds the saved instances of apps that are not in the list.
@@ -156,7 +160,7 @@ impl Operation {
             Self::Start(StartRequest { no_wait, .. })
             | Self::Act(_, ActionRequest { no_wait, .. })
             | Self::Scale(_, ScaleRequest { no_wait, .. }) => *no_wait,
-            Self::Replace { .. } | Self::Signal(..) | Self::Resurrect(_) => false,
+            Self::Replace { .. } | Self::WaitFor(_) | Self::Signal(..) | Self::Resurrect(_) => false,
         }
     }
 }

@@ -150,10 +150,9 @@ impl PendingReply {
 
     /// Warnings about ports of started processes, each once for all instances of an app.
     fn port_notes(&self, ports: &impl PortControl) -> BTreeSet<String> {
-        let started = self
-            .goals
-            .iter()
-            .filter(|(_, (_, goal))| !matches!(goal, Goal::Stopped | Goal::Deleted | Goal::Any));
+        let started = self.goals.iter().filter(|(_, (_, goal))| {
+            !matches!(goal, Goal::Stopped | Goal::Deleted | Goal::Any | Goal::Completed)
+        });
         let notes = started.flat_map(|(id, (name, _))| {
             let last = RunId { instance: *id, number: self.last_ended(*id) };
             ports.port_warnings(last).into_iter().map(move |warning| format!("{name}: {warning}"))
@@ -174,6 +173,10 @@ fn settled(registry: &Registry, id: u32, goal: Goal, last_ended: u32, now: Momen
     let status = instance.status();
     let is_settled = match (goal, &status.state) {
         (Goal::Started, State::Starting { .. }) => true,
+        // A job is waited for however long it takes; an app that is restarted whenever it exits does not complete.
+        (Goal::Completed, state) => {
+            matches!(state, State::Stopped | State::Errored { .. }) || !instance.spec().is_job()
+        }
         (Goal::Online, State::CleaningUp { .. }) => status.state.is_stuck(),
         // The first exit ends a start, whatever the restart policy does next.
         (Goal::Online, _) if failed_start(instance, last_ended).is_some() => true,
@@ -230,6 +233,7 @@ fn early_exit_note(instance: &Instance, goal: Goal, last_ended: u32) -> Option<S
     let is_reported = match goal {
         Goal::Online => failed_start(instance, last_ended).is_some(),
         Goal::Resumed | Goal::Started => false,
+        Goal::Completed => true,
         Goal::Replaced | Goal::Stopped | Goal::Deleted | Goal::Any => true,
     };
     let ended = instance.status().ended_after(last_ended).filter(|_| !is_reported)?;
@@ -281,13 +285,13 @@ fn outcome(instance: &Instance, goal: Goal, last_ended: u32) -> InstanceOutcome 
         ) => None,
         (
             State::Stopped | State::Waiting { .. } | State::Errored { .. },
-            Goal::Stopped | Goal::Deleted | Goal::Any,
+            Goal::Stopped | Goal::Deleted | Goal::Any | Goal::Completed,
         ) => None,
     };
     InstanceOutcome {
         id: instance.id(),
         name: instance.spec().name.clone(),
-        status: Some(views::display_status(&status.state)),
+        status: Some(views::display_status(instance)),
         problem,
         killed: last.is_some_and(|run| run.killed),
     }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -17,7 +18,7 @@ use crate::daemon::world::watch::own_files::{OwnFileList, OwnFiles};
 use crate::instance::Instance;
 use crate::logs;
 use crate::paths::Home;
-use crate::schedule::Schedule;
+use crate::schedule::{self, Schedule};
 use crate::spec::AppSpec;
 
 /// The triggers of all apps by name.
@@ -71,9 +72,13 @@ impl Triggers {
         let spec = instance.spec();
         let mut tasks = Vec::new();
         if let Some(pattern) = &spec.cron_restart {
-            match Schedule::parse(pattern) {
-                Ok(schedule) => tasks.push(self.start_schedule(&spec.name, pattern, schedule)),
-                Err(error) => tracing::error!(app = %spec.name, "cron_restart \"{pattern}\": {error}"),
+            let zone = schedule::time_zone(spec.timezone.as_deref());
+            match (Schedule::parse(pattern), zone) {
+                (Ok(schedule), Ok(zone)) => {
+                    tasks.push(self.start_schedule(&spec.name, pattern, (schedule, zone)));
+                }
+                (Err(error), _) => tracing::error!(app = %spec.name, "cron_restart \"{pattern}\": {error}"),
+                (_, Err(error)) => tracing::error!(app = %spec.name, "timezone: {error}"),
             }
         }
         if spec.watch.is_some() {
@@ -82,11 +87,18 @@ impl Triggers {
         AppTriggers { spec: spec.clone(), tasks }
     }
 
-    fn start_schedule(&self, app: &str, pattern: &str, schedule: Schedule) -> AbortHandle {
+    fn start_schedule(
+        &self,
+        app: &str,
+        pattern: &str,
+        (schedule, zone): (Schedule, TimeZone),
+    ) -> AbortHandle {
         let (queue, app, reason) =
             (self.queue.clone(), app.to_owned(), format!("cron_restart \"{pattern}\""));
-        let on_due = move || drop(queue.send(Input::Triggered { app: app.clone(), reason: reason.clone() }));
-        tokio::task::spawn_local(cron::run(schedule, on_due)).abort_handle()
+        let on_due = move || {
+            drop(queue.send(Input::Triggered { app: app.clone(), by_schedule: true, reason: reason.clone() }))
+        };
+        tokio::task::spawn_local(cron::run(schedule, zone, on_due)).abort_handle()
     }
 
     fn start_watch(&self, instance: &Instance) -> AbortHandle {
@@ -105,7 +117,7 @@ impl Triggers {
             };
             while let Some(path) = changes.recv().await {
                 let reason = format!("{} changed", path.display());
-                let _ = queue.send(Input::Triggered { app: spec.name.clone(), reason });
+                let _ = queue.send(Input::Triggered { app: spec.name.clone(), by_schedule: false, reason });
             }
         };
         tokio::task::spawn_local(task).abort_handle()
@@ -126,6 +138,7 @@ fn own_files(instances: &BTreeMap<u32, Instance>, home: &Home) -> OwnFileList {
 }
 
 fn has_same_triggers(new: &Arc<AppSpec>, old: &Arc<AppSpec>) -> bool {
-    let is_same = new.watch == old.watch && new.cron_restart == old.cron_restart;
+    let schedule = |spec: &AppSpec| (spec.cron_restart.clone(), spec.timezone.clone());
+    let is_same = new.watch == old.watch && schedule(new) == schedule(old);
     Arc::ptr_eq(new, old) || is_same && (new.watch.is_none() || new.cwd == old.cwd)
 }

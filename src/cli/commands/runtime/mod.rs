@@ -380,7 +380,11 @@ fn can_still_run(instance: &InstanceDetail) -> bool {
         | DisplayStatus::Online
         | DisplayStatus::Stopping
         | DisplayStatus::Waiting => true,
-        DisplayStatus::Stopped | DisplayStatus::Errored => {
+        DisplayStatus::Stopped
+        | DisplayStatus::Errored
+        | DisplayStatus::Completed
+        | DisplayStatus::Failed
+        | DisplayStatus::Scheduled => {
             let has_trigger = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
             // An instance that was stopped by a user remains stopped.
             has_trigger && instance.exits.last().is_some_and(|exit| !exit.requested)

@@ -60,8 +60,9 @@ impl WatchRoot {
 
 /// The default patterns and `patterns`. It is applied to absolute paths.
 fn matcher(roots: &[PathBuf], patterns: &[String], cwd: &Path) -> Result<Gitignore, WatchError> {
-    let invalid = |pattern: &str, error: ignore::Error| {
-        WatchError::Pattern { pattern: pattern.to_owned(), problem: error.to_string() }
+    let invalid = |pattern: &str, error: ignore::Error| WatchError::Pattern {
+        pattern: pattern.to_owned(),
+        problem: error.to_string(),
     };
     let mut builder = GitignoreBuilder::new("/");
     for pattern in DEFAULT_IGNORED.into_iter().chain(patterns.iter().map(String::as_str)) {
@@ -176,14 +177,16 @@ impl WatchFilter {
 
     /// Whether a change of `path` counts.
     pub(super) fn matches(&self, path: &Path, entry: EntryKind) -> bool {
-        self.roots.iter().any(|root| root.matches(path, entry, &self.own))
+        let counts = |root: &&WatchRoot| root.matches(path, entry, &self.own);
+        let root = self.roots.iter().find(counts);
+        root.is_some_and(|root| {
+            root.path == path || entry == EntryKind::Other || !self.own.fill(path, &root.path)
+        })
     }
 
     /// Whether the directory `path` must be watched, as part of a root.
     pub(super) fn is_under_root(&self, path: &Path) -> bool {
-        self.roots.iter().any(|root| {
-            root.path != path && root.matches(path, EntryKind::Directory, &self.own)
-        })
+        self.roots.iter().any(|root| root.path != path && root.matches(path, EntryKind::Directory, &self.own))
     }
 }
 
@@ -240,18 +243,34 @@ mod tests {
         let absolute = cwd.join("data").display().to_string();
         let roots = ["src", "./client", "data", "../shared"].map(Path::new);
         let ignore = [
-            "src/gen", "./client/img", &absolute, "../shared/dist", "src/*.tmp", "src/out/**", "**/any", "!src/gen/keep",
+            "src/gen",
+            "./client/img",
+            &absolute,
+            "../shared/dist",
+            "src/*.tmp",
+            "src/out/**",
+            "**/any",
+            "!src/gen/keep",
             "client/dir/",
         ];
         let filter = filter(&roots, &cwd, &ignore, &[]);
         let counts = |path: &str| filter.matches(&cwd.join(path), EntryKind::Other);
         for ignored in [
-            "src/gen", "src/gen/a", "client/img/a", "data/a", "../shared/dist/a", "src/a.tmp", "src/out/a/b",
-            "client/a/any/b", "../shared/any", "client/dir/a",
+            "src/gen",
+            "src/gen/a",
+            "client/img/a",
+            "data/a",
+            "../shared/dist/a",
+            "src/a.tmp",
+            "src/out/a/b",
+            "client/a/any/b",
+            "../shared/any",
+            "client/dir/a",
         ] {
             assert!(!counts(ignored), "{ignored}");
         }
-        for counted in ["src/a", "src/sub/gen/a", "src/sub/a.tmp", "client/gen", "../shared/a", "client/dir"] {
+        for counted in ["src/a", "src/sub/gen/a", "src/sub/a.tmp", "client/gen", "../shared/a", "client/dir"]
+        {
             assert!(counts(counted), "{counted}");
         }
     }

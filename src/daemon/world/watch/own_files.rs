@@ -70,6 +70,14 @@ impl ResolvedOwnFiles {
         self.list = list;
     }
 
+    /// Whether a directory has only files of rsm, such as the directory of logs that rsm has created.
+    pub(super) fn fill(&self, directory: &Path, root: &Path) -> bool {
+        let leads_to_own = self.names.keys().any(|own| own.starts_with(directory));
+        let is_own = |path: PathBuf| self.contains(&path, root) || self.fill(&path, root);
+        let mut entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        leads_to_own && entries.all(|entry| is_own(entry.path()))
+    }
+
     /// Whether rsm writes this file. `root` is the watched path: an app in the home directory is watched, too.
     pub(super) fn contains(&self, path: &Path, root: &Path) -> bool {
         let in_home = |home: &PathBuf| path.starts_with(home) && !root.starts_with(home);
@@ -106,13 +114,34 @@ mod tests {
     #[test]
     fn rotated_and_compressed_logs_belong_to_the_log() {
         let own = |name: &str, log: &str| is_own(OsStr::new(name), OsStr::new(log));
-        for name in ["out.log", "out.log.1", "out.log.2.gz", "out__2026-01-02.log", "out__2026-01-02.1.log.gz.part"] {
+        for name in
+            ["out.log", "out.log.1", "out.log.2.gz", "out__2026-01-02.log", "out__2026-01-02.1.log.gz.part"]
+        {
             assert!(own(name, "out.log"), "{name}");
         }
         for name in ["out.js", "out.logic", "out__.js", "output.log", "my-out.log"] {
             assert!(!own(name, "out.log"), "{name}");
         }
-        assert!(own("out__2026.gz", "out") && own("out", "out") && !own("outer", "out") && !own(".js", ".log"));
+        assert!(
+            own("out__2026.gz", "out") && own("out", "out") && !own("outer", "out") && !own(".js", ".log")
+        );
+    }
+
+    #[test]
+    fn directory_of_logs_belongs_to_rsm_unless_it_has_other_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = OwnFiles::default();
+        let files = vec![dir.path().join("logs/app/out.log")];
+        shared.set(OwnFileList { home: dir.path().join("home"), files });
+        let files = ResolvedOwnFiles::new(shared);
+        std::fs::create_dir_all(dir.path().join("logs/app")).unwrap();
+        std::fs::create_dir(dir.path().join("src")).unwrap();
+        let fill = |name: &str| files.fill(&dir.path().join(name), dir.path());
+        assert!(fill("logs") && fill("logs/app") && !fill("src"));
+        std::fs::write(dir.path().join("logs/app/out.log"), "").unwrap();
+        assert!(fill("logs"));
+        std::fs::write(dir.path().join("logs/app/index.js"), "").unwrap();
+        assert!(!fill("logs") && !fill("logs/app"));
     }
 
     #[test]

@@ -74,7 +74,9 @@ impl WatchTree {
         // Again from the parent if a directory was created after it had been looked for.
         for _ in 0..MAX_ATTEMPTS {
             let above = self.add_nearest(root.path(), is_directory)?;
-            let next = above.and_then(|above| root.path().strip_prefix(above).ok()?.components().next().map(|next| above.join(next)));
+            let next = above.and_then(|above| {
+                root.path().strip_prefix(above).ok()?.components().next().map(|next| above.join(next))
+            });
             if next.is_none_or(|next| next == root.path() || !next.is_dir()) {
                 break;
             }
@@ -88,7 +90,11 @@ impl WatchTree {
     }
 
     /// Watches the nearest existing directory above `path`, and returns it.
-    fn add_nearest<'a>(&mut self, path: &'a Path, is_directory: bool) -> Result<Option<&'a Path>, WatchError> {
+    fn add_nearest<'a>(
+        &mut self,
+        path: &'a Path,
+        is_directory: bool,
+    ) -> Result<Option<&'a Path>, WatchError> {
         for above in path.ancestors().skip(1) {
             match self.add(above) {
                 Ok(()) => return Ok(Some(above)),
