@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::commands::apply::{ApplyArgs, PlanArgs};
+use super::commands::apply::{ApplyCommand, PlanArgs};
 use super::commands::convert::ConvertArgs;
 use super::commands::describe::{DescribeArgs, EnvArgs};
 use super::commands::doctor::DoctorArgs;
+use super::commands::export::ExportArgs;
 use super::commands::lifecycle::RestartArgs;
 use super::commands::list::ListArgs;
 use super::commands::logs::LogsArgs;
@@ -84,7 +85,7 @@ pub(super) enum SessionCommand {
     /// Show the changes that `apply` would make
     Plan(PlanArgs),
     /// Make the running apps match an ecosystem file
-    Apply(ApplyArgs),
+    Apply(ApplyCommand),
     /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(SignalArgs),
@@ -188,6 +189,8 @@ pub(super) enum SessionCommand {
     },
     /// Convert an ecosystem file to TOML
     Convert(ConvertArgs),
+    /// Generate configuration for systemd, Compose, Kubernetes, Nomad, nginx or Caddy
+    Export(ExportArgs),
     /// Print information for a bug report
     Report,
     /// Change a setting

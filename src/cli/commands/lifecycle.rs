@@ -5,7 +5,7 @@ use clap_complete::engine::ArgValueCompleter;
 use serde_json::Map;
 
 use super::logs;
-use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, WaitFlags, load_apps};
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
@@ -25,6 +25,8 @@ pub(crate) struct RestartArgs {
     /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
+    #[command(flatten)]
+    wait: WaitFlags,
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -54,7 +56,7 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
         restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(no_target_error)?);
     }
     restart.settings.fix_exit_codes(&mut restart.targets);
-    let RestartArgs { targets, settings, change, args, .. } = restart;
+    let RestartArgs { targets, settings, change, args, wait: WaitFlags { no_wait }, .. } = restart;
     change.ignored.warn(session);
     settings.warn_about_error_file(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
@@ -67,7 +69,7 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     for file in &files {
         let apps = load_apps(session, file, &settings, &args, &context)?;
         let inherited = environment::collect_env(session);
-        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart }));
+        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait }));
     }
     let changes = if selectors.is_empty() { Map::new() } else { settings.patch(&args, &context, session)? };
     let mut client = match files.is_empty() {
@@ -78,7 +80,7 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
         let select = resolve_paths(&selectors, session, &mut client).await?;
         let changes = (!changes.is_empty()).then_some(changes);
         let inherited = change.update_env.then(|| environment::collect_env(session));
-        requests.push(Request::Act(Action::Restart, ActionRequest { select, inherited, changes }));
+        requests.push(Request::Act(Action::Restart, ActionRequest { select, inherited, changes, no_wait }));
     }
     let description = format!("restarting {}", targets.join(", "));
     let ids = send_all(session, &mut client, &description, requests).await?;

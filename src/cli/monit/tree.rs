@@ -186,12 +186,15 @@ fn row(key: RowKey, label: String, views: &[&InstanceView]) -> TreeRow {
 /// The order of statuses by urgency.
 fn urgency(status: DisplayStatus) -> u8 {
     match status {
-        DisplayStatus::Online => 0,
-        DisplayStatus::Stopped => 1,
-        DisplayStatus::Stopping => 2,
-        DisplayStatus::Launching => 3,
-        DisplayStatus::Waiting => 4,
-        DisplayStatus::Errored => 5,
+        DisplayStatus::Completed => 0,
+        DisplayStatus::Scheduled => 1,
+        DisplayStatus::Online => 2,
+        DisplayStatus::Stopped => 3,
+        DisplayStatus::Stopping => 4,
+        DisplayStatus::Launching => 5,
+        DisplayStatus::Waiting => 6,
+        DisplayStatus::Failed => 7,
+        DisplayStatus::Errored => 8,
     }
 }
 
@@ -215,7 +218,10 @@ impl Totals {
             cluster: views.iter().any(|view| view.mode == ExecMode::Cluster),
             pid: views.iter().find_map(|view| view.pid),
             healthy: views.iter().filter_map(|view| view.healthy).reduce(|one, other| one && other),
-            last_exit: views.first().filter(|_| views.len() == 1).and_then(|view| view.last_exit.clone()),
+            last_exit: match views {
+                [view] => view.last_exit.as_ref().map(ToString::to_string),
+                _ => None,
+            },
         }
     }
 }

@@ -49,10 +49,10 @@ impl Tone {
 
     pub(crate) fn of(status: DisplayStatus) -> Self {
         match status {
-            DisplayStatus::Online => Self::Success,
+            DisplayStatus::Online | DisplayStatus::Completed | DisplayStatus::Scheduled => Self::Success,
             // Somebody wanted it so.
             DisplayStatus::Stopped => Self::Plain,
-            DisplayStatus::Errored => Self::Error,
+            DisplayStatus::Errored | DisplayStatus::Failed => Self::Error,
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => Self::Warning,
         }
     }

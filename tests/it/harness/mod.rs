@@ -28,6 +28,7 @@ pub struct Rsm {
     dir: tempfile::TempDir,
     vars: Vec<(String, String)>,
     user: Option<u32>,
+    home: &'static str,
 }
 
 impl Rsm {
@@ -35,12 +36,19 @@ impl Rsm {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("rsm-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
-        Self { dir, vars: Vec::new(), user: None }
+        Self { dir, vars: Vec::new(), user: None, home: "home" }
     }
 
     /// A variable of the shell that commands are typed in.
     pub fn var(mut self, name: &str, value: &str) -> Self {
         self.vars.push((name.into(), value.into()));
+        self
+    }
+
+    /// Has `RSM_HOME` at this path in the test's directory.
+    #[allow(dead_code)]
+    pub fn home_in_app(mut self, path: &'static str) -> Self {
+        self.home = path;
         self
     }
 
@@ -89,7 +97,7 @@ impl Rsm {
 
     /// `RSM_HOME`.
     pub fn home(&self) -> PathBuf {
-        self.dir.path().join("home")
+        self.dir.path().join(self.home)
     }
 
     /// A command, ready to be run.
@@ -351,4 +359,18 @@ pub fn get(port: u16, path: &str) -> Option<String> {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).ok()?;
     Some(answer)
+}
+
+/// Creates a directory once and keeps it for later test runs.
+pub fn cached(name: &str, create: impl FnOnce(&Path)) -> PathBuf {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if !path.exists() {
+        let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        create(new.path());
+        // Another process may have created it; both have the same content.
+        let _ = fs::rename(new.path(), &path);
+    }
+    path
 }
