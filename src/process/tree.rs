@@ -3,14 +3,14 @@
 //! While the leader of a run is running, its tree consists of its descendants. When it exits, the kernel
 //! reparents the rest to the keeper, the nearest subreaper. The keeper's children belong to a run if their
 //! session or process group is the pid of its leader, which the kernel does not reuse while a member exists,
-//! or if they have its run marker in their environment. A process that created a session, cleared its
-//! environment and lost its parent is not found.
+//! if they have its tag (see [`super::run_tag`]), or if they have its run marker in their environment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::proc::environ::env_var;
 use super::proc::stat::{Stat, all_pids, children};
 use super::process_ref::ProcessRef;
+use super::run_tag::RunTag;
 
 /// Maximum number of scans of the keeper's children while new ones appear.
 const MAX_SCANS: u32 = 16;
@@ -19,7 +19,22 @@ const MAX_SCANS: u32 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeMember {
     pub process: ProcessRef,
+    pub parent: i32,
     pub group: i32,
+    pub session: i32,
+    /// It is exiting: it executes no program any more, unless another thread of it is running.
+    pub is_exiting: bool,
+    /// False if it is exiting and its run cannot be determined: it is then a member of each run.
+    pub is_assigned: bool,
+}
+
+impl TreeMember {
+    fn new(pid: i32, stat: Stat) -> Self {
+        let process = ProcessRef { pid, start_time: stat.start_time };
+        let is_exiting = stat.exiting && stat.threads <= 1;
+        let Stat { parent, group, session, .. } = stat;
+        Self { process, parent, group, session, is_exiting, is_assigned: true }
+    }
 }
 
 /// A run whose leader has exited.
@@ -56,6 +71,11 @@ impl RunMarker {
     /// The value of the variable for a run.
     pub fn value(&self, run: u64) -> String {
         format!("{run}@{}", self.owner)
+    }
+
+    /// The tag of the processes of a run.
+    pub fn tag(&self, run: u64) -> RunTag {
+        RunTag::new(&self.value(run))
     }
 
     /// The run in the environment of a process.
@@ -101,21 +121,20 @@ fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet
             continue;
         }
         if !stat.is_dead() {
-            let process = ProcessRef { pid, start_time: stat.start_time };
-            found.push(TreeMember { process, group: stat.group });
+            found.push(TreeMember::new(pid, stat));
         }
         next.extend(children(pid, stat.threads));
     }
 }
 
-/// The remaining processes of each of these runs. `live` contains the leaders of running runs. One scan of
+/// The remaining processes of each of these runs, parents before their children. `live` contains the leaders of running runs. One scan of
 /// the keeper's children serves all runs.
 pub fn find_remaining(
     keeper: i32,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+) -> HashMap<u64, Vec<TreeMember>> {
     let (own, foreign): (Vec<EndedRun>, Vec<EndedRun>) =
         runs.iter().partition(|run| run.orphans == OrphanScope::KeeperChildren);
     let mut remaining = HashMap::new();
@@ -130,9 +149,11 @@ pub fn find_remaining(
     // A leader whose keeper has died may still be running.
     for run in runs {
         for member in if run.leader.is_running() { tree_members(run.leader) } else { Vec::new() } {
-            remaining.entry(run.run).or_default().push(member.process);
+            remaining.entry(run.run).or_default().push(member);
         }
     }
+    // A scan of all processes may list a child before its parent.
+    remaining.values_mut().for_each(|members| members.sort_by_key(|member| member.process.start_time));
     remaining
 }
 
@@ -142,7 +163,7 @@ fn find_adopted(
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+) -> HashMap<u64, Vec<TreeMember>> {
     let mut pids = scan();
     let mut remaining = HashMap::new();
     for _ in 0..MAX_SCANS {
@@ -163,15 +184,16 @@ fn group_by_run(
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+) -> HashMap<u64, Vec<TreeMember>> {
     // A run without a known leader has no session. Session 0 is that of kernel threads, and of processes
     // whose session leader is outside of this container.
     let verified =
         runs.iter().filter(|run| run.orphans != OrphanScope::SystemUnverified && run.leader.pid > 1);
     let by_leader: HashMap<i32, u64> = verified.map(|run| (run.leader.pid, run.run)).collect();
     let at_keeper = runs.iter().all(|run| run.orphans == OrphanScope::KeeperChildren);
+    let by_tag: HashMap<RunTag, u64> = runs.iter().map(|run| (marker.tag(run.run), run.run)).collect();
     let numbers: HashSet<u64> = runs.iter().map(|run| run.run).collect();
-    let mut remaining: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
+    let mut remaining: HashMap<u64, Vec<TreeMember>> = HashMap::new();
     let mut seen = HashSet::new();
     // The daemon is also a child of the keeper. It belongs to no app, even if it has a run marker because it
     // was started from an app of another keeper.
@@ -179,18 +201,22 @@ fn group_by_run(
     for child in pids.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_marker = || marker.run_of(child).filter(|run| numbers.contains(run));
-        if let Some(run) = by_session.or_else(by_marker) {
+        let tag = if by_session.is_none() && !stat.is_dead() { RunTag::of(child) } else { None };
+        let by_tag = tag.and_then(|tag| by_tag.get(&tag)).copied();
+        // Reading an environment is expensive, so only that of a process whose limits were changed is read.
+        let by_marker = || marker.run_of(child).filter(|run| tag.is_none() && numbers.contains(run));
+        if let Some(run) = by_session.or(by_tag).or_else(by_marker) {
             let mut found = Vec::new();
             collect_descendants(child, &mut found, &mut seen);
-            remaining.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-        } else if at_keeper && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead()) {
+            remaining.entry(run).or_default().extend(found);
+        } else if at_keeper && tag.is_none() && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
+        {
             // Its run cannot be determined any more, and its children are not reparented yet: until then, no
             // run is complete. It is read again here because it may have begun to exit after the first read,
             // so that its environment could not be read.
-            let process = ProcessRef { pid: child, start_time: stat.start_time };
             for run in runs {
-                remaining.entry(run.run).or_default().push(process);
+                let member = TreeMember { is_assigned: false, ..TreeMember::new(child, stat) };
+                remaining.entry(run.run).or_default().push(member);
             }
         }
     }
@@ -208,7 +234,8 @@ mod tests {
         let me = std::process::id().cast_signed();
         let find = |orphans| {
             let runs = [EndedRun { run, leader: app.leader(), orphans }];
-            find_remaining(me, &runs, &marker(), &HashSet::new()).remove(&run).unwrap_or_default()
+            let found = find_remaining(me, &runs, &marker(), &HashSet::new()).remove(&run);
+            found.unwrap_or_default().into_iter().map(|member| member.process).collect::<Vec<_>>()
         };
         let found = find(OrphanScope::KeeperChildren);
         assert_eq!(find(OrphanScope::System), found);
@@ -288,7 +315,7 @@ mod tests {
             find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new())
                 .remove(&number(&app))
         };
-        assert_eq!(by_marker("/fixture"), Some(vec![orphan]));
-        assert_eq!(by_marker("/another"), None);
+        assert_eq!(by_marker("/fixture").unwrap()[0].process, orphan);
+        assert!(by_marker("/another").is_none());
     }
 }

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod dependencies;
+mod known_programs;
 pub mod limits;
 pub mod origin;
 mod patch;
@@ -22,8 +23,9 @@ mod probe;
 mod rotation;
 mod runtime;
 
+pub use known_programs::known_program;
 pub use limits::Limits;
-pub use policy::{Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
+pub use policy::{KillMode, Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
 pub use probe::{Autoscale, PortOptions, Probe, ProbeAction};
 pub use rotation::{Rotation, WhenFull};
 pub use runtime::{Runtime, runtime_of};

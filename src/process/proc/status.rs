@@ -10,3 +10,9 @@ pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 pub fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(field(status, "CapEff")?, 16).ok()
 }
+
+/// Whether a field that contains a set of signals (`SigCgt`, `SigIgn`) contains this one.
+pub fn has_signal(status: &str, name: &str, signal: i32) -> bool {
+    let mask = field(status, name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    (1..=64).contains(&signal) && mask >> (signal - 1) & 1 == 1
+}
