@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::proc::environ::env_var;
 use super::proc::stat::{Stat, all_pids, children};
+use super::proc::status;
 use super::process_ref::ProcessRef;
 use super::run_tag::RunTag;
 
@@ -88,11 +89,26 @@ impl RunMarker {
 
 /// All runs that have a process with this marker, each with its leader: the oldest session leader. `None` if
 /// no process of the run is a session leader: the leader has exited.
-pub fn find_marked(marker: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
+///
+/// Any user can start processes with any marker. `users` are those as whom apps run; processes of other users are
+/// ignored, and `is_user` tells whether a run can have processes of a user.
+pub fn find_marked(
+    marker: &RunMarker,
+    users: &HashSet<u32>,
+    is_user: impl Fn(u64, u32) -> bool,
+) -> BTreeMap<u64, Option<ProcessRef>> {
     let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
     for pid in all_pids() {
         let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
+        let Some(ids) = status::user_ids(pid).filter(|ids| ids.iter().all(|id| users.contains(id))) else {
+            continue;
+        };
         let Some(run) = marker.run_of(pid) else { continue };
+        // Processes of runs of previous versions have no tag.
+        let has_own_tag = RunTag::of(pid).is_none_or(|tag| tag == marker.tag(run));
+        if !has_own_tag || !ids.iter().all(|id| is_user(run, *id)) {
+            continue;
+        }
         let oldest = runs.entry(run).or_default();
         let older = |other: ProcessRef| (stat.start_time, pid) < (other.start_time, other.pid);
         if stat.session == pid && oldest.is_none_or(older) {
@@ -127,24 +143,34 @@ fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet
     }
 }
 
-/// The remaining processes of each of these runs, parents before their children. `live` contains the leaders of running runs. One scan of
-/// the keeper's children serves all runs.
+/// The remaining processes of each of these runs, parents before their children. `live` contains the leaders of running
+/// runs. One scan of the keeper's children serves all runs.
+///
+/// In a search among all processes, tags and markers count only in processes of `users`, of the user of rsm and of the
+/// users of running leaders: any other user can start processes with any marker.
 pub fn find_remaining(
     keeper: i32,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
+    users: &HashSet<u32>,
 ) -> HashMap<u64, Vec<TreeMember>> {
     let (own, foreign): (Vec<EndedRun>, Vec<EndedRun>) =
         runs.iter().partition(|run| run.orphans == OrphanScope::KeeperChildren);
     let mut remaining = HashMap::new();
     if !own.is_empty() {
-        remaining.extend(find_adopted(|| children(keeper, 1), &own, marker, live));
+        remaining.extend(find_adopted(|| children(keeper, 1), |_| true, &own, marker, live));
     }
     if !foreign.is_empty() {
         let is_candidate = |pid: &i32| *pid != keeper && *pid > 1;
         let scan = || all_pids().into_iter().filter(is_candidate).collect();
-        remaining.extend(find_adopted(scan, &foreign, marker, live));
+        let mut users = users.clone();
+        users.insert(nix::unistd::geteuid().as_raw());
+        let leaders = foreign.iter().map(|run| run.leader.pid).chain(live.iter().copied());
+        users.extend(leaders.filter_map(status::user_ids).flatten());
+        let is_trusted =
+            |pid| status::user_ids(pid).is_some_and(|ids| ids.iter().all(|id| users.contains(id)));
+        remaining.extend(find_adopted(scan, is_trusted, &foreign, marker, live));
     }
     // A leader whose keeper has died may still be running.
     for run in runs {
@@ -160,6 +186,7 @@ pub fn find_remaining(
 /// The processes of these runs among the results of `scan`, with their descendants.
 fn find_adopted(
     scan: impl Fn() -> Vec<i32>,
+    is_trusted: impl Fn(i32) -> bool,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
@@ -167,7 +194,7 @@ fn find_adopted(
     let mut pids = scan();
     let mut remaining = HashMap::new();
     for _ in 0..MAX_SCANS {
-        remaining = group_by_run(&pids, runs, marker, live);
+        remaining = group_by_run(&pids, &is_trusted, runs, marker, live);
         // A process that exited after the scan may have left its children to the keeper since.
         let new_pids = scan();
         let has_new = new_pids.iter().any(|child| !live.contains(child) && !pids.contains(child));
@@ -181,6 +208,7 @@ fn find_adopted(
 
 fn group_by_run(
     pids: &[i32],
+    is_trusted: impl Fn(i32) -> bool,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
@@ -201,7 +229,10 @@ fn group_by_run(
     for child in pids.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let tag = if by_session.is_none() && !stat.is_dead() { RunTag::of(child) } else { None };
+        if by_session.is_none() && (stat.is_dead() || !is_trusted(child)) {
+            continue;
+        }
+        let tag = if by_session.is_none() { RunTag::of(child) } else { None };
         let by_tag = tag.and_then(|tag| by_tag.get(&tag)).copied();
         // Reading an environment is expensive, so only that of a process whose limits were changed is read.
         let by_marker = || marker.run_of(child).filter(|run| tag.is_none() && numbers.contains(run));
@@ -234,7 +265,7 @@ mod tests {
         let me = std::process::id().cast_signed();
         let find = |orphans| {
             let runs = [EndedRun { run, leader: app.leader(), orphans }];
-            let found = find_remaining(me, &runs, &marker(), &HashSet::new()).remove(&run);
+            let found = find_remaining(me, &runs, &marker(), &HashSet::new(), &HashSet::new()).remove(&run);
             found.unwrap_or_default().into_iter().map(|member| member.process).collect::<Vec<_>>()
         };
         let found = find(OrphanScope::KeeperChildren);
@@ -292,7 +323,7 @@ mod tests {
         let leader = ProcessRef { pid: 0, start_time: 0 };
         let runs = [EndedRun { run: u64::MAX, leader, orphans: OrphanScope::System }];
         assert!(
-            find_remaining(1, &runs, &marker(), &HashSet::new()).is_empty(),
+            find_remaining(1, &runs, &marker(), &HashSet::new(), &HashSet::new()).is_empty(),
             "kernel threads have session 0"
         );
     }
@@ -307,12 +338,15 @@ mod tests {
         let orphans = OrphanScope::KeeperChildren;
         let runs = [EndedRun { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(find_remaining(std::process::id().cast_signed(), &runs, &marker(), &live).is_empty());
+        assert!(
+            find_remaining(std::process::id().cast_signed(), &runs, &marker(), &live, &HashSet::new())
+                .is_empty()
+        );
         // Without a verified leader only the marker counts.
         let runs = [EndedRun { orphans: OrphanScope::SystemUnverified, ..runs[0] }];
         let by_marker = |owner| {
             let marker = RunMarker { owner: String::from(owner), ..marker() };
-            find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new())
+            find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new(), &HashSet::new())
                 .remove(&number(&app))
         };
         assert_eq!(by_marker("/fixture").unwrap()[0].process, orphan);

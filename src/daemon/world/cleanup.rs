@@ -54,6 +54,8 @@ pub struct TreeCleanup {
     requests: BTreeMap<RunId, CleanupRequest>,
     /// Runs whose orphans may not be children of the keeper.
     orphan_scopes: HashMap<RunId, OrphanScope>,
+    /// The users as whom apps run.
+    users: HashSet<u32>,
     /// When processes were first seen that are exiting and do not end.
     exiting_since: HashMap<ProcessRef, Instant>,
     /// Remaining processes whose exits are awaited.
@@ -75,6 +77,7 @@ impl TreeCleanup {
             leaders: HashMap::new(),
             requests: BTreeMap::new(),
             orphan_scopes: HashMap::new(),
+            users: HashSet::new(),
             exiting_since: HashMap::new(),
             awaited: Rc::default(),
         }
@@ -88,6 +91,11 @@ impl TreeCleanup {
     /// Sets where to look for orphans of a run, if not among the children of the keeper.
     pub fn set_orphan_scope(&mut self, run: RunId, scope: OrphanScope) {
         self.orphan_scopes.insert(run, scope);
+    }
+
+    /// Sets the users as whom apps run.
+    pub fn set_users(&mut self, users: HashSet<u32>) {
+        self.users = users;
     }
 
     pub fn run_started(&mut self, run: RunId, pid: i32) {
@@ -124,8 +132,13 @@ impl TreeCleanup {
             orphans: self.orphan_scopes.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
         };
         let runs: Vec<EndedRun> = requests.iter().map(ended_run).collect();
-        let mut found =
-            tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
+        let mut found = tree::find_remaining(
+            self.keeper_pid,
+            &runs,
+            &launch::run_marker(&self.home),
+            &leaders,
+            &self.users,
+        );
         for (run, request) in requests {
             let (leader, policy) = (process_ref(request.process), &request.policy);
             let mut remaining = found.remove(&run.to_u64()).unwrap_or_default();

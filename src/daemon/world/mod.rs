@@ -337,6 +337,8 @@ impl EventSink for SystemWorld {
     }
 
     fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        let users = instances.values().filter_map(|instance| Some(instance.spec().account.as_ref()?.uid));
+        self.cleanup.set_users(users.collect());
         self.triggers.update(instances, &self.home);
         self.ports.borrow_mut().update(instances);
     }

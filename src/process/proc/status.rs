@@ -6,6 +6,13 @@ pub fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(value)
 }
 
+/// Real and effective user of a process.
+pub fn user_ids(pid: i32) -> Option<[u32; 2]> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut ids = field(&status, "Uid")?.split_ascii_whitespace().map(str::parse);
+    Some([ids.next()?.ok()?, ids.next()?.ok()?])
+}
+
 /// The effective capabilities, as a mask of `1 << CAP_x`.
 pub fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(field(status, "CapEff")?, 16).ok()
