@@ -61,7 +61,7 @@ use super::request::*;
 use super::response::*;
 use super::routes::{HttpRequest, MAX_BODY, Request, Retry, with_routes};
 use super::{IDEMPOTENCY_HEADER, VERSION_HEADER};
-use crate::paths::Home;
+use crate::paths::{Home, UnsafeHome};
 use crate::spec::EnvVars;
 use crate::version::version;
 
@@ -89,6 +89,8 @@ pub enum ClientError {
         /// Path of the socket.
         socket: PathBuf,
     },
+    /// Another user can change the home.
+    UnsafeHome(UnsafeHome),
     /// The daemon rejected the request.
     Rejected(ApiError),
     /// The connection was lost before the response was complete.
@@ -112,6 +114,7 @@ impl ClientError {
                 format!("the daemon is not running (no listener on {})", socket.display())
             }
             Self::PermissionDenied { socket } => format!("permission denied: {}", socket.display()),
+            Self::UnsafeHome(error) => error.to_string(),
             Self::Rejected(error) => error.message.clone(),
             Self::ConnectionLost(reason) => {
                 format!("connection to the daemon lost before it responded ({reason})")
@@ -128,6 +131,7 @@ impl ClientError {
             Self::PermissionDenied { .. } => {
                 "the daemon belongs to another user; switch to that user or set RSM_HOME"
             }
+            Self::UnsafeHome(error) => return Some(error.help()),
             Self::Rejected(error) => return error.hint.clone(),
             Self::ConnectionLost(_) => "the operation may have been executed, see `rsm list`",
             Self::Protocol(_) => "if rsm was updated, run `rsm upgrade`",
@@ -170,8 +174,9 @@ impl Client {
     /// Connects to the daemon of this home. Does not create files.
     ///
     /// # Errors
-    /// No daemon listens, or it belongs to another user.
+    /// No daemon listens, or it or the home belongs to another user.
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
+        home.check_owner().map_err(ClientError::UnsafeHome)?;
         let socket = home.socket();
         let sender = handshake_with(&socket).await?;
         Ok(Self {
@@ -376,7 +381,7 @@ fn connect_socket(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
     }
     // Requests contain environments, which a process of another user at this path must not receive.
     let (peer, me) = (socket::getsockopt(&fd, sockopt::PeerCredentials)?.uid(), nix::unistd::geteuid());
-    if peer != me.as_raw() && peer != 0 && !me.is_root() {
+    if peer != me.as_raw() && peer != 0 {
         return Err(Errno::EACCES);
     }
     let stream = std::os::unix::net::UnixStream::from(fd);

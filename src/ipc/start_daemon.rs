@@ -126,6 +126,7 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
+    home.check_access().map_err(ClientError::UnsafeHome)?;
     home.create().map_err(PathError::context("create", home.path()))?;
     // Two commands at the same time start one daemon: the second one finds it when it gets the lock.
     let _lock = lock(home).await?;

@@ -17,6 +17,7 @@ mod examples;
 mod faults;
 mod from_pm2;
 mod harness;
+mod home_access;
 mod http;
 mod layout;
 mod log_disk_failures;
