@@ -48,7 +48,7 @@ use crate::ipc::server;
 use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperRequest, LISTENER_FD, UpgradeResult};
 use crate::logs::{LogConfig, LogWorkers, daemon_log};
 use crate::paths::Home;
-use crate::process::{fd_channel, oom_score, spawn};
+use crate::process::{detached, fd_channel, oom_score, spawn};
 use crate::settings::RsmSettings;
 use crate::version::version;
 
@@ -73,11 +73,16 @@ pub fn main(home: &Home) -> io::Result<()> {
         let daemon = Daemon::start(home, &settings, channel).await?;
         daemon.run_until_exit(UnixListener::from_std(listener.try_clone()?)?).await
     });
+    // A thread of the runtime may be blocked by a disk; the end of the process does not wait for it.
+    runtime.shutdown_background();
     let result = result.and_then(|(reason, link, log_workers)| {
         drop(log_workers); // writes what is still in the pipes
         match reason {
             ExitReason::KeeperLost => {
                 tracing::warn!("keeper died; taking over as keeper");
+                if !detached::stalled_calls().is_empty() {
+                    let _ = spawn::leave_blocked_threads(); // otherwise `execve` waits for them
+                }
                 Err(link.exec_keeper(listener.as_fd(), nofile))
             }
             ExitReason::ShutDown | ExitReason::Replaced => Ok(()),

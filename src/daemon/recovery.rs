@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::atomic_file::{self, Durability};
 use crate::daemon::jobs::dump;
@@ -21,10 +22,15 @@ use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunId;
 use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::paths::Home;
+use crate::process::detached::GuardedThread;
+use crate::process::proc::environ::env_var;
 use crate::process::process_ref::{self, ProcessRef};
 use crate::process::spawn::stdio;
 use crate::process::tree::{self, OrphanScope};
 use crate::time;
+
+/// How long reopening the pipes of an app may take. The app can block it.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state of the previous daemon.
 #[derive(Default)]
@@ -201,9 +207,13 @@ fn find_survivors(
         }
     }
     runs.retain(|(run, _)| !known.contains(run));
-    runs.into_iter()
-        .map(|(run, process)| AttachedRun { run, process, fds: recover_fds(process), is_child: false })
-        .collect()
+    let mut recover = GuardedThread::new(recover_fds);
+    let attached = |(run, process): (RunId, ProcessRef)| {
+        let subject = format!("reopening the output pipes of process {}", process.pid);
+        let fds = recover.call(&subject, REOPEN_TIMEOUT, process).unwrap_or_default();
+        AttachedRun { run, process, fds, is_child: false }
+    };
+    runs.into_iter().map(attached).collect()
 }
 
 /// Has the keeper adopt a run that it did not start.
@@ -234,9 +244,7 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
 /// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel.
 fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
     let mut fds = recover_pipes(leader);
-    let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
-    let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
-    let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
+    let number = env_var(leader.pid, "NODE_CHANNEL_FD").and_then(|number| number.parse::<i32>().ok());
     // The app has a copy of the daemon's end under the next number.
     let end = number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?));
     fds.extend(end.map(|end| (FdRole::NodeChannel, end)));
