@@ -241,27 +241,17 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
 }
 
-/// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel.
+/// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel. A closed pipe
+/// replaces one that no process of the run has open.
 fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
-    let mut fds = recover_pipes(leader);
+    let [out, err] = stdio::reopen_output_pipes(leader);
+    let or_closed =
+        |(role, pipe): (FdRole, Option<OwnedFd>)| Some((role, pipe.or_else(|| stdio::closed_pipe().ok())?));
+    let pipes = [(FdRole::Stdout, out), (FdRole::Stderr, err)];
+    let mut fds: Vec<RoleFd> = pipes.into_iter().filter_map(or_closed).collect();
     let number = env_var(leader.pid, "NODE_CHANNEL_FD").and_then(|number| number.parse::<i32>().ok());
     // The app has a copy of the daemon's end under the next number.
     let end = number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?));
     fds.extend(end.map(|end| (FdRole::NodeChannel, end)));
     fds
-}
-
-/// Opens the read ends of the output pipes of a process. A pipe that the leader closed or replaced may still be
-/// open in a descendant; otherwise a closed pipe replaces it.
-fn recover_pipes(leader: ProcessRef) -> Vec<RoleFd> {
-    let members = tree::tree_members(leader);
-    let find =
-        |number| members.iter().find_map(|member| stdio::reopen_output_pipe(member.process.pid, number));
-    let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
-    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
-        err = None; // `2>&1`
-    }
-    let or_closed =
-        |(role, pipe): (FdRole, Option<OwnedFd>)| Some((role, pipe.or_else(|| stdio::closed_pipe().ok())?));
-    [(FdRole::Stdout, out), (FdRole::Stderr, err)].into_iter().filter_map(or_closed).collect()
 }

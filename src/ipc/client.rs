@@ -76,6 +76,11 @@ const REUSE_WITHIN: Duration = Duration::from_secs(5);
 /// While no daemon accepts, connections wait in the backlog of the socket; this is the timeout if it is full.
 const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
 
+/// How often to check whether the keeper is there, while waiting for a response.
+const KEEPER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Number of checks in a row that find no keeper, after which no daemon is expected to respond.
+const MAX_KEEPER_CHECKS: u32 = 6;
+
 /// Why a request failed.
 #[derive(Debug)]
 pub enum ClientError {
@@ -257,11 +262,24 @@ impl Client {
             return Err(ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
+        let socket = self.socket.clone();
+        tokio::select! {
+            biased;
+            sent = self.exchange(request, &parts) => sent,
+            () = wait_for_lost_keeper(&socket) => Err(ClientError::NotRunning { socket: socket.clone() }),
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        parts: &HttpRequest,
+    ) -> Result<(Response<Incoming>, HttpSender), ClientError> {
         let repeated = request.clone();
         let mut sender = self.ready_sender().await?;
         let response = match sender.try_send_request(request).await {
             // Not sent, or without side effects: send it to the next daemon.
-            Err(failed) if failed.message().is_some() || is_safe_to_retry(&parts, failed.error()) => {
+            Err(failed) if failed.message().is_some() || is_safe_to_retry(parts, failed.error()) => {
                 sender = handshake_with(&self.socket).await?;
                 sender.send_request(repeated).await
             }
@@ -291,6 +309,22 @@ impl Client {
         }
         handshake_with(&self.socket).await
     }
+}
+
+/// Resolves when there has been no keeper for some time. A daemon that a thread in the kernel keeps from exiting keeps
+/// its socket open: connections to it are accepted by nobody.
+async fn wait_for_lost_keeper(socket: &Path) {
+    let mut missing = 0;
+    while missing < MAX_KEEPER_CHECKS {
+        tokio::time::sleep(KEEPER_CHECK_INTERVAL).await;
+        missing = if is_keeper_lost(socket) { missing + 1 } else { 0 };
+    }
+}
+
+/// Whether no keeper holds the lock of the home. While a daemon becomes the keeper, that is so for a moment.
+pub(super) fn is_keeper_lost(socket: &Path) -> bool {
+    let lock = socket.parent().map(|home| Home::new(home).keeper_lock());
+    lock.and_then(|path| std::fs::File::open(path).ok()).is_some_and(|lock| lock.try_lock_shared().is_ok())
 }
 
 /// Whether the request has no side effects, and another attempt may succeed.

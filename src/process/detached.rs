@@ -72,12 +72,12 @@ pub async fn run<T: Send + 'static>(
     }
 }
 
-/// Registers a call that runs on a thread of its own kind, until the registration is dropped.
-pub fn report_stall(subject: &str, since: Instant) -> StallReport {
+/// Lists a call on another kind of thread as stalled.
+pub fn report_stall(subject: &str) -> StallReport {
     let mut calls = calls();
     calls.last_id += 1;
     let id = calls.last_id;
-    calls.running.insert(id, Call { subject: subject.to_owned(), since, is_stalled: true });
+    calls.running.insert(id, Call { subject: subject.to_owned(), since: Instant::now(), is_stalled: true });
     tracing::error!("{}", stall_message(subject));
     StallReport(id)
 }
@@ -224,7 +224,7 @@ mod tests {
     async fn blocked_call_is_listed_until_it_returns() {
         let (release, released) = channel::<()>();
         let limit = Duration::from_millis(20);
-        let first = run("disk a", limit, move || drop(released.recv())).await;
+        let first = run("disk a", limit, move || released.recv().is_ok()).await;
         assert_eq!(first.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(is_listed("disk a"));
         let second = run("disk a", limit, || panic!("it must not be tried again")).await;
@@ -238,15 +238,15 @@ mod tests {
     #[test]
     fn blocked_thread_is_replaced() {
         let (release, released) = channel::<()>();
-        let mut thread = GuardedThread::new(|gate: Option<Receiver<()>>| drop(gate.map(|gate| gate.recv())));
+        let mut thread = GuardedThread::new(|gate: Option<Receiver<()>>| gate.is_none_or(|gate| gate.recv().is_err()));
         let long = Duration::from_secs(60);
-        assert_eq!(thread.call("process 1", long, None), Some(()));
+        assert_eq!(thread.call("process 1", long, None), Some(true));
         assert_eq!(thread.call("process 2", Duration::from_millis(20), Some(released)), None);
         assert!(is_listed("process 2"));
         assert_eq!(thread.call("process 2", long, None), None, "still blocked");
-        assert_eq!(thread.call("process 3", long, None), Some(()));
+        assert_eq!(thread.call("process 3", long, None), Some(true));
         drop(release);
         wait_until(|| !is_listed("process 2"));
-        assert_eq!(thread.call("process 2", long, None), Some(()));
+        assert_eq!(thread.call("process 2", long, None), Some(true));
     }
 }

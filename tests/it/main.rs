@@ -34,6 +34,7 @@ mod reference;
 mod reload;
 mod runtime;
 mod screens;
+mod stalls;
 mod supervision;
 mod uid;
 mod upgrade_and_recovery;

@@ -15,7 +15,7 @@ use crate::cluster::mechanism::Mechanism;
 use crate::cluster::runs::OpenSockets;
 use crate::cluster::state::{HeldSocket, PortOwner};
 use crate::cluster::sys::{self, PortUse};
-use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd, read_memory};
+use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd};
 
 /// Size of `sockaddr_storage`: the kernel rejects longer addresses.
 const MAX_SOCKADDR: u32 = 128;
@@ -47,9 +47,9 @@ impl Engine {
         if args.length > MAX_SOCKADDR {
             return CallVerdict::Continue;
         }
-        let bytes = match read_memory(call.tid, args.address, args.length as usize) {
+        let bytes = match self.read_caller_memory(run, call, args.address, args.length as usize) {
             Ok(bytes) => bytes,
-            Err(Errno::EPERM) => return self.pass_uninspectable(run, Errno::EPERM),
+            Err(errno @ (Errno::EPERM | Errno::ETIMEDOUT)) => return self.pass_uninspectable(run, errno),
             // The caller has exited, or the pointer is invalid: the kernel reports the error.
             Err(_) => return CallVerdict::Continue,
         };
@@ -233,11 +233,12 @@ impl Engine {
         args: &SetSockOptArgs,
     ) -> CallVerdict {
         let read_option = || -> nix::Result<(u64, bool)> {
-            let bytes = read_memory(call.tid, args.value, 4)?;
+            let bytes = self.read_caller_memory(run, call, args.value, 4)?;
             let process = Caller::of_thread(call.tid)?.pid;
             Ok((SocketFd::of(process, args.fd)?.inode, bytes != [0; 4]))
         };
-        if let (Ok((inode, value)), Some(live)) = (read_option(), self.runs.get_mut(run)) {
+        let option = read_option();
+        if let (Ok((inode, value)), Some(live)) = (option, self.runs.get_mut(run)) {
             live.options_mut().record(inode, args, value);
         }
         CallVerdict::Continue

@@ -12,6 +12,7 @@ use nix::sys::stat::Mode;
 
 use crate::process::proc::fds;
 use crate::process::process_ref::ProcessRef;
+use crate::process::tree;
 
 /// Size of the pipe of an app's standard input, in bytes.
 const STDIN_PIPE_SIZE: i32 = 4096;
@@ -84,6 +85,18 @@ pub fn write_stdin(process: ProcessRef, mut bytes: &[u8], deadline: Instant) -> 
         }
     }
     Ok(())
+}
+
+/// Reopens the read ends of the output pipes of a process. A pipe that the leader closed or replaced may still be open
+/// in a descendant. The process can block this call.
+pub fn reopen_output_pipes(leader: ProcessRef) -> [Option<OwnedFd>; 2] {
+    let members = tree::tree_members(leader);
+    let find = |number| members.iter().find_map(|member| reopen_output_pipe(member.process.pid, number));
+    let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
+    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| is_same_file(out, err)) {
+        err = None; // `2>&1`
+    }
+    [out, err]
 }
 
 /// Reopens the read end of the output pipe at descriptor `number` of a process, after all rsm processes have
