@@ -173,6 +173,14 @@ pub(super) struct ChangeFlags {
     pub(super) ignored: IgnoredFlags,
 }
 
+// The flag of commands that start processes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct WaitFlags {
+    /// Return when the programs are executed, without waiting until they are ready
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
 impl ChangeFlags {
     /// Warns about flags that only have an effect on files, which PM2 accepts without one.
     pub(super) fn warn_without_file(&self, session: &Session) {
@@ -188,14 +196,6 @@ pub(super) fn warn_without_file(env: Option<&str>, only: &[String], session: &Se
             "warning: {flag} has no effect without an ecosystem file; for example: rsm restart ecosystem.toml {flag} …"
         ));
     }
-}
-
-// The flag of commands that start processes.
-#[derive(Args, Clone, Copy, Debug)]
-pub(super) struct WaitFlags {
-    /// Return when the programs are executed, without waiting until they are ready
-    #[arg(long)]
-    pub(super) no_wait: bool,
 }
 
 /// Flags of PM2 without effect in rsm. They are accepted so that existing command lines keep working.

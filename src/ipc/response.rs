@@ -336,6 +336,18 @@ pub struct DaemonInfo {
     /// The list differs from the saved list.
     #[serde(default)]
     pub unsaved: bool,
+    /// System calls that do not return, usually because of a disk that does not respond.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stalled: Vec<StalledOperation>,
+}
+
+/// An operation that is blocked in a system call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StalledOperation {
+    /// What is blocked, with the app.
+    pub subject: String,
+    /// Duration in milliseconds.
+    pub duration: u64,
 }
 
 /// Event of an instance.
