@@ -258,6 +258,9 @@ pub struct AppRotation {
     pub date_format: String,
     /// What happens to lines while a file cannot be written.
     pub when_full: WhenFull,
+    /// Mode of new log files; 0640 reduced by the umask if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 fn default_namespace() -> String {
@@ -351,7 +354,7 @@ convert!(spec::Probe, AppProbe:
 convert!(LogSpec, AppLogs:
     same merge date_format format; into out err rotation; optional combined; millis; renamed);
 convert!(spec::Rotation, AppRotation:
-    same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full;
+    same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full mode;
     into; optional; millis; renamed retain => retain);
 
 impl From<RestartDelay> for AppRestartDelay {

@@ -21,6 +21,7 @@ mod http;
 mod layout;
 mod log_disk_failures;
 mod log_files;
+mod log_ownership;
 mod log_readers;
 mod matrix;
 mod memory;

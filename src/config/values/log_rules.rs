@@ -40,6 +40,8 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     notifempty []: { "type": "boolean" } => |to, value| set(&mut to.rotate_empty, not(value));
     /// Date format in the names of rotated files.
     date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::from_value(value));
+    /// Mode of new log files, such as `0644`; by default 0640 reduced by the umask.
+    mode []: { "type": "string", "pattern": "^0?[0-7]{3}$" } => |to, value| set(&mut to.mode, mode(value));
     /// While a log file cannot be written: block the app, or drop lines and record how many.
     when_full []: { "enum": ["block", "drop"] } => |to, value| set(&mut to.when_full, when_full(value));
 };
@@ -52,6 +54,8 @@ const LOGROTATE_KEYS: &[SubKey<Rotation>] = sub_keys! {
     nodelaycompress []: {} => |to, value| set(&mut to.delay_compress, not(value));
     /// Opposite of `notifempty`.
     ifempty []: {} => |to, value| set(&mut to.rotate_empty, bool::from_value(value));
+    /// `mode`, with an owner and a group that are ignored: those of the previous file are kept.
+    create []: {} => |to, value| create(to, value);
     /// `max_age` in days.
     maxage []: {} => |to, value| set(&mut to.max_age, optional(value, days));
     /// `interval`.
@@ -76,12 +80,11 @@ const INTERVAL_CRON: [(&str, &str); 5] = [
 ];
 
 /// Directives of logrotate and pm2-logrotate for what rsm does in any case, or does not need.
-const IGNORED: [&str; 14] = [
+const IGNORED: [&str; 13] = [
     "missingok",
     "nomissingok",
     "copytruncate",
     "nocopytruncate",
-    "create",
     "nocreate",
     "dateext",
     "sharedscripts",
@@ -155,6 +158,22 @@ fn set<T>(to: &mut T, value: Result<T, ValueError>) -> Result<(), ValueError> {
 
 fn not(value: &Value) -> Result<bool, ValueError> {
     bool::from_value(value).map(|flag| !flag)
+}
+
+/// An octal mode that lets the owner read and write: rsm writes and reads the files.
+fn mode(value: &Value) -> Result<Option<u32>, ValueError> {
+    let mode = value.as_str().and_then(|text| u32::from_str_radix(text, 8).ok());
+    match mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600) {
+        Some(mode) => Ok(Some(mode)),
+        None => expected("a mode as text that includes read and write of the owner, such as \"0644\""),
+    }
+}
+
+fn create(to: &mut Rotation, value: &Value) -> Result<(), ValueError> {
+    if let Some(first) = value.as_str().and_then(|text| text.split_whitespace().next()) {
+        to.mode = mode(&first.into())?;
+    }
+    Ok(())
 }
 
 fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), ValueError> {

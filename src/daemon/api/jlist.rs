@@ -11,7 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::config::{KEYS, Pm2Value};
 use crate::daemon::supervisor::views;
 use crate::daemon::world::node_channel::{AppActions, NodeChannels};
-use crate::daemon::world::state_writer::pid_file;
+use crate::daemon::world::pid_file::pid_file;
 use crate::exit::Exit;
 use crate::instance::Instance;
 use crate::instance::status::RunId;

@@ -27,6 +27,7 @@ use crate::logs::{self, LogHandle, RunOutput};
 use crate::paths::Home;
 use crate::process::memfd;
 use crate::process::spawn::{LaunchSpec, stdio};
+use crate::secure_fs::FileUser;
 
 /// Starts runs and owns their control sockets. All clones share these.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ impl RunStarter {
             out,
             err,
             files: logs::log_files(spec, instance.id(), &self.home),
+            fallback: logs::default_log_files(spec, instance.id(), &self.home),
+            user: FileUser::of(spec.account.as_ref()),
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),

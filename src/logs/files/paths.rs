@@ -1,8 +1,5 @@
-//! Paths of the log files of an instance, and how log files are opened.
+//! Paths of the log files of an instance.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::paths::{Home, sanitize_file_name, with_instance_id};
@@ -52,26 +49,12 @@ pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
     }
 }
 
-/// Opens a log file for appending; creates it (mode 0640) and its directories if they are missing.
-///
-/// With `O_NONBLOCK`, opening a named pipe without a reader fails instead of blocking the thread. It has no
-/// effect on regular files.
-pub(crate) fn open_append(path: &Path) -> io::Result<File> {
-    let open = || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-    };
-    match (open(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(parent)?;
-            open()
-        }
-        (result, _) => result,
-    }
+/// The default log files of an instance: for output whose own files are refused.
+pub fn default_log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
+    let mut spec = AppSpec { logs: spec.logs.clone(), ..AppSpec::new(&spec.name, "", "/") };
+    let targets = [&mut spec.logs.out, &mut spec.logs.err].into_iter().chain(&mut spec.logs.combined);
+    targets.filter(|path| matches!(path, LogPath::File(_))).for_each(|path| *path = LogPath::Default);
+    log_files(&spec, id, home)
 }
 
 #[cfg(test)]
@@ -110,22 +93,5 @@ mod tests {
         assert_eq!((found.err, found.combined), (None, None));
         app.logs.out = LogPath::File("/var/log/a-7.log".into());
         assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
-    }
-
-    #[test]
-    fn open_creates_directories_and_private_file() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/er/a.log");
-        open_append(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
-    }
-
-    #[test]
-    fn rejects_paths_that_cannot_be_files() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        assert!(open_append(&dir.path().join("file/a.log")).is_err());
-        assert!(open_append(dir.path()).is_err());
     }
 }
