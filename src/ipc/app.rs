@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{
     self, Account, AppSpec, Autoscale, Balance, EnvFilter, EnvVars, ExecMode, Launcher, Limits, LogFormat,
-    LogPath, LogSpec, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy, WatchSpec, WhenFull,
-    origin,
+    LogMirror, LogPath, LogSpec, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy,
+    WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
@@ -219,6 +219,9 @@ pub struct AppLogs {
     pub format: LogFormat,
     /// Rotation.
     pub rotation: AppRotation,
+    /// Named pipes that get the output in addition to the files, for `rsm runtime`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<LogMirror>,
 }
 
 /// A log file.
@@ -352,7 +355,7 @@ convert!(spec::Readiness, AppReadiness:
 convert!(spec::Probe, AppProbe:
     same retries; into; optional; millis interval timeout start_period; renamed action => action);
 convert!(LogSpec, AppLogs:
-    same merge date_format format; into out err rotation; optional combined; millis; renamed);
+    same merge date_format format mirror; into out err rotation; optional combined; millis; renamed);
 convert!(spec::Rotation, AppRotation:
     same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full mode;
     into; optional; millis; renamed retain => retain);

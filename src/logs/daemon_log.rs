@@ -115,18 +115,27 @@ impl DaemonLog {
         location.rename(location.id()?, rotated.file_name().unwrap_or_default())
     }
 
-    /// Writes one event as one line. A newline, for example in a name, is escaped: it must not look like the
-    /// start of another event.
+    /// Writes one event as one line. Control characters, for example in a name, are escaped: a newline must not look
+    /// like the start of another event, and whoever reads the file in a terminal must not be fooled.
     fn write_event(&mut self, text: &[u8]) -> io::Result<()> {
         self.rotate_if_full();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let mut line = Vec::with_capacity(text.len() + 1);
-        for byte in text {
+        let mut previous = 0;
+        for &byte in text {
             match byte {
                 b'\n' => line.extend_from_slice(b"\\n"),
                 b'\r' => line.extend_from_slice(b"\\r"),
-                byte => line.push(*byte),
+                b'\t' => line.push(byte),
+                0..0x20 | 0x7f => write!(line, "\\x{byte:02x}")?,
+                // U+0080 to U+009F
+                0x80..0xa0 if previous == 0xc2 => {
+                    line.pop();
+                    write!(line, "\\u{{{byte:02x}}}")?;
+                }
+                byte => line.push(byte),
             }
+            previous = byte;
         }
         line.push(b'\n');
         self.size += line.len() as u64;
@@ -178,12 +187,13 @@ mod tests {
     fn event_is_one_line() {
         let (_dir, path, file) = log(MAX_SIZE);
         tracing::subscriber::with_default(subscriber(file, LevelFilter::INFO), || {
-            tracing::warn!("app {} is\nodd", "a\nb");
+            tracing::warn!("app {} is\nodd", "a\nb\u{1b}[2J\u{9b}2Jé");
             tracing::debug!("not asked for");
         });
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("WARN") && text.contains("odd"), "{text}");
+        assert!(text.contains("WARN") && text.contains("odd") && text.contains("é"), "{text}");
+        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 

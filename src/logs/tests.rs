@@ -44,7 +44,7 @@ impl Fixture {
     }
 
     fn files(&self, out: &str, err: &str) -> LogFiles {
-        LogFiles { out: Some(self.path(out)), err: Some(self.path(err)), combined: None }
+        LogFiles { out: Some(self.path(out)), err: Some(self.path(err)), combined: None, mirror: None }
     }
 
     fn app(&self, run: u64, files: LogFiles, format: LogFormat, date_format: Option<&str>) -> App {

@@ -100,6 +100,10 @@ pub(super) fn resolve(path: &Path, create: Option<FileUser>) -> io::Result<Resol
                 return directory.with_name(name, false);
             }
             libc::S_IFLNK if is_last && is_on_procfs(&opened) && !is_dir(&directory, &name) => {
+                if is_of_this_process(&directory.path) {
+                    let reason = "is an open file of rsm, such as its standard output";
+                    return Err(Refusal::new(directory.path.join(name), reason));
+                }
                 return directory.with_name(name, true);
             }
             libc::S_IFLNK => {
@@ -142,6 +146,11 @@ fn push_components(path: &Path, pending: &mut Vec<OsString>) {
 
 fn is_on_procfs(fd: &OwnedFd) -> bool {
     fstatfs(fd).is_ok_and(|stat| stat.filesystem_type() == PROC_SUPER_MAGIC)
+}
+
+/// Whether a directory lists the open files of this process: `/proc/PID/fd`.
+fn is_of_this_process(directory: &Path) -> bool {
+    directory.starts_with(format!("/proc/{}", std::process::id()))
 }
 
 /// Whether a link of a trusted directory leads to a directory, such as `/proc/self/cwd`.
@@ -349,8 +358,11 @@ mod tests {
 
     #[test]
     fn links_of_proc_and_loops_end() {
-        let found = resolve(Path::new("/proc/self/fd/1"), None).unwrap();
-        assert!(found.is_magic_link);
+        for path in ["/proc/self/fd/1", "/dev/stdout", "/proc/thread-self/fd/2"] {
+            assert!(is_refused(&resolve(Path::new(path), None).unwrap_err()), "{path}");
+        }
+        let parent = format!("/proc/{}/fd/1", std::os::unix::process::parent_id());
+        assert!(resolve(Path::new(&parent), None).unwrap().is_magic_link);
         let dir = private_dir();
         symlink("loop", dir.path().join("loop")).unwrap();
         let error = resolve(&dir.path().join("loop"), None).unwrap_err();

@@ -189,6 +189,44 @@ fn links_between_directories_of_the_same_user_work() {
 }
 
 #[test]
+fn standard_output_of_the_daemon_is_no_log_file() {
+    let rsm = Rsm::new();
+    symlink("/dev/stdout", rsm.dir().join("link.log")).unwrap();
+    rsm.write(
+        "e.toml",
+        "[[apps]]\nname = 'a'\nscript = 'echo to out; echo to err >&2; exec sleep 1000'\n\
+         out_file = '/dev/stdout'\nerror_file = '/dev/stderr'\n\
+         [[apps]]\nname = 'b'\nscript = 'echo linked; exec sleep 1000'\nout_file = './link.log'\n",
+    );
+    rsm.ok(&["start", "e.toml"]);
+    let log = |name: &str| read(rsm.home().join("logs").join(name));
+    for (name, line) in [("a-out.log", "to out\n"), ("a-error.log", "to err\n"), ("b-out.log", "linked\n")] {
+        wait_until(name, || (log(name) == line).then_some(()));
+    }
+    let shown = rsm.ok(&["logs", "--nostream", "--raw"]).stdout;
+    assert!(shown.contains("to out") && !shown.contains("INFO"), "{shown}");
+    rsm.ok(&["flush"]);
+    let daemon_log = read(rsm.home().join("rsm.log"));
+    assert!(!daemon_log.is_empty() && !daemon_log.contains("to err"), "{daemon_log}");
+    assert_eq!(log("a-out.log"), "");
+}
+
+#[test]
+fn escape_sequences_of_apps_do_not_reach_the_terminal() {
+    let rsm = Rsm::new().file(
+        "app.sh",
+        "#!/bin/sh\nprintf '\\033[31mred\\033[0m\\033]52;c;aGk=\\007\\033[2Jend\\n'\nexec sleep 1000\n",
+    );
+    rsm.ok(&["start", "app.sh"]);
+    let raw = "\u{1b}[31mred\u{1b}[0m\u{1b}]52;c;aGk=\u{7}\u{1b}[2Jend\n";
+    let show = |args: &[&str]| rsm.ok(&[&["logs", "app", "--nostream"], args].concat()).stdout;
+    wait_until("the line", || (show(&["--raw"]) == raw).then_some(()));
+    assert_eq!(show(&[]), "0|app | \u{1b}[31mred\u{1b}[0mend\n");
+    let pairs = show(&["--format"]);
+    assert!(pairs.ends_with("message=\u{1b}[31mred\u{1b}[0mend\n"), "{pairs:?}");
+}
+
+#[test]
 fn rotation_keeps_mode_owner_and_group() {
     need_root();
     let rsm = Rsm::new().file("a.log", "").file(

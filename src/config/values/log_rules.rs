@@ -13,7 +13,10 @@ use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LogRules(Vec<(String, Value)>);
+pub(crate) struct LogRules {
+    rules: Vec<(String, Value)>,
+    is_off: bool,
+}
 
 const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     /// Maximum size of a log file before rotation, such as `10M`, or `none`.
@@ -99,7 +102,7 @@ const IGNORED: [&str; 13] = [
 impl LogRules {
     /// Changes a rotation by the rules.
     pub(crate) fn apply(&self, to: &mut Rotation) {
-        for (key, value) in &self.0 {
+        for (key, value) in &self.rules {
             // The values were checked when they were read.
             let _ = apply_rule(key, value, to);
         }
@@ -107,28 +110,43 @@ impl LogRules {
 
     /// These rules, and over them others.
     pub(crate) fn merge_under(mut self, over: Option<Self>) -> Self {
-        self.0.extend(over.into_iter().flat_map(|over| over.0));
+        if let Some(over) = over {
+            self.rules.extend(over.rules);
+            self.is_off = over.is_off;
+        }
         self
+    }
+
+    /// Whether no log files are written: `false` or `"none"`.
+    pub(crate) fn is_off(&self) -> bool {
+        self.is_off
     }
 }
 
 impl FromValue for LogRules {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let is_off = value == &Value::Bool(false) || value.as_str() == Some("none");
         let rules: Vec<(String, Value)> = match value {
+            Value::Bool(_) => Vec::new(),
+            _ if is_off => Vec::new(),
             Value::Object(table) => table.clone().into_iter().collect(),
             Value::String(text) => {
                 let directives = text.split([',', '\n', ';']).map(str::trim);
                 directives.filter(|directive| !directive.is_empty()).map(parse_directive).collect()
             }
-            _ => return expected("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
+            _ => {
+                return expected(
+                    "a table, logrotate directives such as \"daily, rotate 7, compress\", or false for no log files",
+                );
+            }
         };
         let mut checked = Rotation::default();
         rules.iter().try_for_each(|(key, value)| apply_rule(key, value, &mut checked))?;
-        Ok(Self(rules))
+        Ok(Self { rules, is_off })
     }
 }
 
-schema!(LogRules, json!({ "type": ["object", "string"], "properties": properties(LOG_KEYS) }));
+schema!(LogRules, json!({ "type": ["object", "string", "boolean"], "properties": properties(LOG_KEYS) }));
 
 /// `rotate 7`.
 fn parse_directive(directive: &str) -> (String, Value) {
@@ -280,6 +298,26 @@ mod tests {
         let read = rotation(keys).unwrap();
         assert_eq!((read.max_size, read.schedule, read.max_total), (None, None, Some(1 << 30)));
         assert_eq!((read.max_age, read.when_full), (Some(30 * 86_400_000), WhenFull::Drop));
+    }
+
+    #[test]
+    fn modes_are_octal_text() {
+        assert_eq!(rotation(json!({ "mode": "0644" })).unwrap().mode, Some(0o644));
+        assert_eq!(rotation(json!("daily, create 0600 root adm")).unwrap().mode, Some(0o600));
+        assert_eq!(rotation(json!("create")).unwrap().mode, None);
+        for wrong in [json!({ "mode": 420 }), json!({ "mode": "0444" }), json!({ "mode": "rw" })] {
+            assert!(rotation(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn false_and_none_switch_log_files_off() {
+        let is_off = |value: Value| LogRules::from_value(&value).unwrap().is_off();
+        assert!(is_off(json!(false)) && is_off(json!("none")));
+        assert!(!is_off(json!(true)) && !is_off(json!({})));
+        let file = || LogRules::from_value(&json!(false)).unwrap();
+        assert!(file().merge_under(None).is_off());
+        assert!(!file().merge_under(Some(LogRules::from_value(&json!(true)).unwrap())).is_off());
     }
 
     #[test]

@@ -151,10 +151,15 @@ impl Worker {
     fn stream_files(&self, output: &RunOutput) -> [StreamFiles; 2] {
         let (files, fallback) = (&output.files, &output.fallback);
         let combined = (&files.combined, &fallback.combined);
-        [(&files.out, &fallback.out), (&files.err, &fallback.err)].map(|own| {
+        let mirror = files.mirror.as_ref();
+        let out = (&files.out, &fallback.out, mirror.map(|mirror| mirror.out.as_path()));
+        let err = (&files.err, &fallback.err, mirror.map(|mirror| mirror.err.as_path()));
+        [out, err].map(|(path, fallback, mirror)| {
+            let own = (path, fallback);
             let mut paths: Vec<_> = [own, combined]
                 .into_iter()
                 .filter_map(|(path, fallback)| Some((path.as_deref()?, fallback.as_deref())))
+                .chain(mirror.map(|mirror| (mirror, None)))
                 .collect();
             paths.dedup_by_key(|(path, _)| *path);
             let mut open_files = self.open_files.borrow_mut();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::paths::{Home, sanitize_file_name, with_instance_id};
-use crate::spec::{AppSpec, LogPath};
+use crate::spec::{AppSpec, LogMirror, LogPath};
 
 /// Absolute paths of the log files of one instance; `None` if the output is discarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,13 +14,16 @@ pub struct LogFiles {
     pub err: Option<PathBuf>,
     /// Both streams, in addition to their own files.
     pub combined: Option<PathBuf>,
+    /// Named pipes of `rsm runtime`, in addition to the files.
+    pub mirror: Option<LogMirror>,
 }
 
 impl LogFiles {
     /// Each file once, even if several streams share it.
     pub fn distinct(&self) -> Vec<&Path> {
-        let mut all: Vec<&Path> =
-            [&self.out, &self.err, &self.combined].into_iter().flatten().map(PathBuf::as_path).collect();
+        let mirror = self.mirror.iter().flat_map(|mirror| [&mirror.out, &mirror.err]);
+        let files = [&self.out, &self.err, &self.combined].into_iter().flatten();
+        let mut all: Vec<&Path> = files.chain(mirror).map(PathBuf::as_path).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -46,6 +49,7 @@ pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
         out: resolve(&spec.logs.out, "-out"),
         err: resolve(&spec.logs.err, "-error"),
         combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, "")),
+        mirror: spec.logs.mirror.clone(),
     }
 }
 
