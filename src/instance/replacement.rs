@@ -61,7 +61,9 @@ impl Replacement {
     ) -> Self {
         current.status.replace_error = None;
         let status = InstanceStatus::new(current.status.last_run, now);
-        let instance = Instance { id: current.id, number: current.number, spec, inherited, status };
+        let has_unique_file_name = current.has_unique_file_name;
+        let (id, number) = (current.id, current.number);
+        let instance = Instance { id, number, spec, inherited, status, has_unique_file_name };
         let role = ReplacementRole::Incoming { probation_ends: None, forced_reason, earlier_runs };
         Self { instance, role }
     }

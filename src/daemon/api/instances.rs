@@ -121,7 +121,7 @@ impl InstanceQueries {
 
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, with_env: bool) -> InstanceDetail {
         let view = self.view(&instance, &usage, drift);
-        let files = log_files(instance.spec(), instance.id(), &self.home);
+        let files = log_files(instance.spec(), instance.id(), &instance.file_name(), &self.home);
         let note = |path: &Path| {
             let diversion = self.logs.diversion(path)?;
             Some(format!("{}, so the lines go to {}", diversion.reason, diversion.used.display()))

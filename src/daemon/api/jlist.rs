@@ -143,7 +143,7 @@ fn last_code(instance: &Instance) -> Option<i32> {
 }
 
 fn write_files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
-    let files = logs::log_files(instance.spec(), instance.id(), home);
+    let files = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
     let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
     map.serialize_entry("pm_pid_path", &pid_file(instance, home))?;
     map.serialize_entry("pm_out_log_path", &or_null(files.out))?;

@@ -133,7 +133,7 @@ fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home, logs: &Lo
             target.access.add(&access);
             target.shared.get_or_insert_default().push((id, stream));
         };
-        let files = logs::log_files(spec, id, home);
+        let files = logs::log_files(spec, id, &instance.file_name(), home);
         add(files.out.filter(|_| query.out), OutputStream::Out);
         add(files.err.filter(|_| query.err), OutputStream::Err);
     }
@@ -265,7 +265,7 @@ pub async fn truncate_files(
     let mut files: BTreeMap<PathBuf, FileUser> = BTreeMap::new();
     for (instance, _) in &selected {
         let user = FileUser::of(instance.spec().account.as_ref());
-        let paths = logs::log_files(instance.spec(), instance.id(), home);
+        let paths = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
         for path in [paths.out, paths.err, paths.combined].into_iter().flatten() {
             let path = logs.diversion(&path).map_or(path, |diversion| diversion.used);
             files.insert(path, user);

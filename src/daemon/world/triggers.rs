@@ -86,7 +86,7 @@ impl Triggers {
     fn start_watch(&self, instance: &Instance, home: &Home) -> AbortHandle {
         let (queue, spec) = (self.queue.clone(), instance.spec().clone());
         // The log files of an app must not restart it.
-        let files = logs::log_files(&spec, instance.id(), home);
+        let files = logs::log_files(&spec, instance.id(), &instance.file_name(), home);
         let exempt: Vec<PathBuf> = [files.out, files.err, files.combined].into_iter().flatten().collect();
         let task = async move {
             let Some(watch) = spec.watch.clone() else { return };

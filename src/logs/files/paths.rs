@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::paths::{Home, sanitize_file_name, with_instance_id};
+use crate::paths::{Home, with_instance_id};
 use crate::spec::{AppSpec, LogMirror, LogPath};
 
 /// Absolute paths of the log files of one instance; `None` if the output is discarded.
@@ -32,33 +32,36 @@ impl LogFiles {
 
 /// The log files of instance `id` of an app.
 ///
-/// Default paths match PM2: `<name>-out.log`, `<name>-error.log` and `<name>.log` in `logs/`. Unless the logs
-/// of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
+/// Default paths match PM2: `<file_name>-out.log`, `<file_name>-error.log` and `<file_name>.log` in `logs/`. Unless the
+/// logs of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
 /// it is, and shared. Unlike in PM2, digits at the end of an app name are not taken for an id.
-pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
+pub fn log_files(spec: &AppSpec, id: u32, file_name: &str, home: &Home) -> LogFiles {
     let resolve = |path: &LogPath, suffix: &str| {
         let path = match path {
             LogPath::Discard => return None,
             LogPath::File(path) => path.clone(),
-            LogPath::Default => home.logs().join(format!("{}{suffix}.log", sanitize_file_name(&spec.name))),
+            LogPath::Default => home.logs().join(format!("{file_name}{suffix}.log")),
         };
         let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
         Some(if numbered { with_instance_id(&path, id) } else { path })
     };
+    // The combined file of `api-out` must not be the file for the output of `api`.
+    let is_ambiguous = file_name.ends_with("-out") || file_name.ends_with("-error");
+    let combined_suffix = if is_ambiguous { "%" } else { "" };
     LogFiles {
         out: resolve(&spec.logs.out, "-out"),
         err: resolve(&spec.logs.err, "-error"),
-        combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, "")),
+        combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, combined_suffix)),
         mirror: spec.logs.mirror.clone(),
     }
 }
 
 /// The default log files of an instance: for output whose own files are refused.
-pub fn default_log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
+pub fn default_log_files(spec: &AppSpec, id: u32, file_name: &str, home: &Home) -> LogFiles {
     let mut spec = AppSpec { logs: spec.logs.clone(), ..AppSpec::new(&spec.name, "", "/") };
     let targets = [&mut spec.logs.out, &mut spec.logs.err].into_iter().chain(&mut spec.logs.combined);
     targets.filter(|path| matches!(path, LogPath::File(_))).for_each(|path| *path = LogPath::Default);
-    log_files(&spec, id, home)
+    log_files(&spec, id, file_name, home)
 }
 
 #[cfg(test)]
@@ -73,18 +76,28 @@ mod tests {
     fn default_paths_match_pm2() {
         let (mut app, home) = app();
         app.logs.combined = Some(LogPath::Default);
-        let found = log_files(&app, 3, &home);
+        let found = log_files(&app, 3, "my-api", &home);
         assert_eq!(found.out.unwrap(), Path::new("/h/logs/my-api-out-3.log"));
         assert_eq!(found.err.unwrap(), Path::new("/h/logs/my-api-error-3.log"));
         assert_eq!(found.combined.unwrap(), Path::new("/h/logs/my-api-3.log"));
     }
 
     #[test]
+    fn combined_file_is_not_the_output_of_another_app() {
+        let (mut app, home) = app();
+        app.logs.combined = Some(LogPath::Default);
+        app.logs.merge = true;
+        let combined = |file_name| log_files(&app, 0, file_name, &home).combined;
+        assert_ne!(combined("api-out"), log_files(&app, 0, "api", &home).out);
+        assert_ne!(combined("api-error"), log_files(&app, 0, "api", &home).err);
+    }
+
+    #[test]
     fn merged_instances_share_files() {
         let (mut app, home) = app();
         app.logs.merge = true;
-        assert_eq!(log_files(&app, 3, &home), log_files(&app, 4, &home));
-        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
+        assert_eq!(log_files(&app, 3, "my-api", &home), log_files(&app, 4, "my-api", &home));
+        assert_eq!(log_files(&app, 3, "my-api", &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
     }
 
     #[test]
@@ -92,10 +105,10 @@ mod tests {
         let (mut app, home) = app();
         app.logs.out = LogPath::File("/var/log/a.txt".into());
         app.logs.err = LogPath::Discard;
-        let found = log_files(&app, 3, &home);
+        let found = log_files(&app, 3, "my-api", &home);
         assert_eq!(found.out.as_deref(), Some(Path::new("/var/log/a.txt")));
         assert_eq!((found.err, found.combined), (None, None));
         app.logs.out = LogPath::File("/var/log/a-7.log".into());
-        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
+        assert_eq!(log_files(&app, 3, "my-api", &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
     }
 }
