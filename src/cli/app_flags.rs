@@ -147,6 +147,14 @@ pub(super) struct ChangeFlags {
     pub(super) ignored: IgnoredFlags,
 }
 
+// The flag of commands that start processes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct WaitFlags {
+    /// Return when the programs are executed, without waiting until they are ready
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
 /// Flags of PM2 without effect in rsm. They are accepted so that existing command lines keep working.
 #[derive(Clone, Debug, Default)]
 pub(super) struct IgnoredFlags(Vec<&'static IgnoredKey>);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::commands::apply::{ApplyArgs, PlanArgs};
+use super::commands::apply::{ApplyCommand, PlanArgs};
 use super::commands::convert::ConvertArgs;
 use super::commands::describe::{DescribeArgs, EnvArgs};
 use super::commands::doctor::DoctorArgs;
@@ -85,7 +85,7 @@ pub(super) enum SessionCommand {
     /// Show the changes that `apply` would make
     Plan(PlanArgs),
     /// Make the running apps match an ecosystem file
-    Apply(ApplyArgs),
+    Apply(ApplyCommand),
     /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(SignalArgs),

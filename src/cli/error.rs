@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use crate::cli::render::style::tame;
 use crate::config::ConfigErrors;
 use crate::ipc::client::ClientError;
 use crate::ipc::start_daemon::StartDaemonError;
@@ -19,6 +20,8 @@ pub struct InstanceFailure {
     pub name: String,
     /// Reason of the failure.
     pub reason: String,
+    /// The last lines that it logged.
+    pub output: Vec<String>,
 }
 
 /// Why a command failed.
@@ -318,11 +321,13 @@ fn describe_failures(failures: &[InstanceFailure]) -> String {
         }
     }
     let line = |(failure, more): &(&InstanceFailure, usize)| {
-        let InstanceFailure { id, name, reason } = failure;
-        match more {
+        let InstanceFailure { id, name, reason, output } = failure;
+        let subject = match more {
             0 => format!("app \"{name}\" (id {id}): {reason}"),
             more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),
-        }
+        };
+        let lines = output.iter().map(|line| format!("\n       | {}", tame(line)));
+        std::iter::once(subject).chain(lines).collect::<String>()
     };
     groups.iter().map(line).collect::<Vec<_>>().join("\n       ")
 }

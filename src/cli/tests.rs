@@ -122,7 +122,10 @@ fn arguments_after_dashes_belong_to_app() {
 
 #[test]
 fn negative_number_is_a_value() {
-    assert_eq!(parsed("scale api -2"), r#"Scale(ScaleArgs { name: "api", to: Remove(2) })"#);
+    assert_eq!(
+        parsed("scale api -2"),
+        r#"Scale(ScaleArgs { name: "api", to: Remove(2), wait: WaitFlags { no_wait: false } })"#
+    );
     assert!(parsed("start a.js -i -1").contains(r#"{ long: "--instances", values: ["-1"] }"#));
 }
 

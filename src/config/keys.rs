@@ -14,10 +14,11 @@ use serde_json::Value;
 use crate::config::diagnostics::{Located, SourceRef};
 use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
-    AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
-    EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, LivenessProbe,
-    LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe, SignalName,
-    UserOrGroup, ValueError, VarName, WatchValue, WordList, to_camel_case,
+    AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
+    DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
+    LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue, PortValue,
+    ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue, WordList,
+    to_camel_case,
 };
 use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
 
@@ -104,8 +105,8 @@ app_keys! {
         .flag(Flag::switch("--no-autostart", false).help("Add the app without starting it")).spec(&["/autostart"])
         .jlist("autostart", |spec| spec.autostart.into());
 
-    /// Apps that must be online before this one starts, and that are stopped after it.
-    depends_on: WordList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
+    /// Apps that must be ready, or have completed, before this one starts, and that are stopped after it.
+    depends_on: DependencyList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
 
     /// Append `-NAME` to the app name if the app is started with `--env NAME`.
     append_env_to_name: bool = key(Group::App);
@@ -272,6 +273,12 @@ app_keys! {
         .spec(&["/cron_restart"])
         .jlist("cron_restart", |spec| spec.cron_restart.as_ref().into());
 
+    /// Time zone of `cron_restart`, such as `Europe/Berlin`. Default: that of the machine.
+    timezone: TimeZoneName = key(Group::Restart).aliases(&["cron_tz"]).spec(&["/timezone"]).not_in_pm2();
+
+    /// What `cron_restart` does while the previous run has not ended: `replace`, `skip` or `queue`.
+    overlap: OverlapValue = key(Group::Restart).spec(&["/overlap"]).not_in_pm2();
+
     /// Stop signal.
     kill_signal: SignalName = key(Group::StopAndReadiness)
         .flag(Flag::text("--kill-signal", "SIGNAL").help("Signal that stops the app")).spec(&["/stop/signal"]).not_in_pm2();
@@ -327,7 +334,7 @@ app_keys! {
         .spec(&["/watch"])
         .jlist("watch", |spec| spec.watch.is_some().into());
 
-    /// Patterns to ignore, in .gitignore syntax. Dotfiles and node_modules are always ignored.
+    /// Patterns to ignore, in .gitignore syntax, relative to `cwd`. Dotfiles and node_modules are always ignored.
     ignore_watch: WordList = key(Group::Watch)
         .flag(Flag::text("--ignore-watch", "PATTERNS").help("Patterns to exclude from watching")).spec(&["/watch/ignore"])
         .jlist("ignore_watch", |spec| spec.watch.as_ref().map(|watch| &watch.ignore).into());
@@ -506,6 +513,8 @@ mod tests {
         spec.health = Some(crate::spec::Probe::liveness(crate::spec::ProbeAction::Tcp("1".into())));
         spec.readiness.probe = spec.health.clone();
         spec.watchdog = Some(1);
+        spec.timezone = Some("UTC".into());
+        spec.overlap = crate::spec::Overlap::Skip;
         spec.env.insert("PORT".into(), "1".into());
         spec.launcher = Launcher::Interpreter { program: "node".into(), args: Vec::new() };
         let spec: Value = serde_json::to_value(spec).unwrap();

@@ -176,7 +176,7 @@ fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnos
 }
 
 fn check_dependency_cycles(apps: &[(ParsedApp, AppSpec)], diagnostics: &mut Diagnostics<'_>) {
-    let dependencies = apps.iter().map(|(_, app)| (app.name.clone(), app.depends_on.clone())).collect();
+    let dependencies = apps.iter().map(|(_, app)| (app.name.clone(), app.dependency_names())).collect();
     let Err(cycle) = dependencies::start_layers(&dependencies) else { return };
     let in_cycle = apps.iter().filter(|(_, app)| cycle.0.contains(&app.name));
     let depends_on = in_cycle.filter_map(|(parsed, _)| parsed.settings.depends_on.as_ref()).next();

@@ -249,7 +249,7 @@ fn paths_start_from_the_file_and_then_from_cwd() {
     assert_eq!((app.logs.err, app.logs.combined), (LogPath::Discard, Some(LogPath::Default)));
     assert_eq!(app.pid_file, Some(sub.join("a.pid")));
     let watch = app.watch.unwrap();
-    assert_eq!((watch.paths, watch.ignore), (vec![sub.clone(), sub.join("src")], vec!["/tmp".to_owned()]));
+    assert_eq!((watch.paths, watch.ignore), (vec![sub.clone(), sub.join("src")], vec!["./tmp".to_owned()]));
     assert_eq!(app.logs.date_format.as_deref(), Some("YYYY-MM-DDTHH:mm:ss"));
 }
 

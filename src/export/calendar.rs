@@ -4,8 +4,14 @@ const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
 const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 
-/// The values of `OnCalendar=` for a cron pattern; `None` if systemd cannot express it.
-pub(super) fn on_calendar(pattern: &str) -> Option<Vec<String>> {
+/// The values of `OnCalendar=` for a cron pattern in a time zone (default: that of the machine); `None` if systemd
+/// cannot express it.
+pub(super) fn on_calendar(pattern: &str, zone: Option<&str>) -> Option<Vec<String>> {
+    let zone = zone.map(|zone| format!(" {zone}")).unwrap_or_default();
+    Some(events(pattern)?.into_iter().map(|event| event + &zone).collect())
+}
+
+fn events(pattern: &str) -> Option<Vec<String>> {
     if let Some(name) = pattern.strip_prefix('@') {
         let name = name.to_ascii_lowercase();
         let known = match name.as_str() {
@@ -114,14 +120,14 @@ mod tests {
             ("0 0 13 * fri", &["*-*-13 0:0:0", "Fri *-*-* 0:0:0"]),
             ("@daily", &["daily"]),
         ] {
-            assert_eq!(on_calendar(cron).unwrap_or_default(), calendar, "{cron}");
+            assert_eq!(on_calendar(cron, None).unwrap_or_default(), calendar, "{cron}");
         }
     }
 
     #[test]
     fn what_systemd_lacks_is_not_converted() {
         for cron in ["0 0 L * *", "0 0 15W * *", "0 0 * * 5#2", "0 0 13 * +FRI", "1 2 3", "@reboot"] {
-            assert_eq!(on_calendar(cron), None, "{cron}");
+            assert_eq!(on_calendar(cron, None), None, "{cron}");
         }
     }
 }

@@ -69,7 +69,7 @@ fn always_quoted(value: &str) -> Yaml {
 /// Dependencies, with the condition that the check of the other service allows.
 fn dependencies(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
     app.spec.depends_on.iter().fold(YamlMap::new(), |map, name| {
-        let Some(other) = apps.iter().find(|other| other.spec.name == *name) else { return map };
+        let Some(other) = apps.iter().find(|other| other.spec.name == name.app) else { return map };
         let condition = match other.workload() {
             Workload::Job => "service_completed_successfully",
             _ if healthcheck(other).is_some() => "service_healthy",

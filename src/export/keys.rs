@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::config::{KEYS, LocatedApp};
 use crate::export::target::{Loss, Target};
-use crate::spec::{AppSpec, Balance};
+use crate::spec::{AppSpec, Balance, Overlap};
 
 /// What becomes of a key in a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,10 @@ impl KeyExport {
             ("balance", Target::Caddy) if app.balance == Balance::IpHash && app.increment_var.is_none() => {
                 Lost("Caddy connects from one address: use increment_var = \"PORT\" with hold_port, or nginx")
             }
+            ("overlap", Target::Systemd | Target::Nomad) if app.overlap == Overlap::Skip => {
+                Same("the default")
+            }
+            ("overlap", Target::Kubernetes) if app.overlap != Overlap::Queue => Same("concurrencyPolicy"),
             ("exec_mode", Target::Systemd) if app.instances == 1 => NotNeeded("one instance shares no port"),
             ("ports", Target::Systemd) if !app.ports.privileged => {
                 Lost("open one UDP port for each instance")
@@ -304,6 +308,20 @@ pub const EXPORTED_KEYS: &[KeyExport] = &[
         Lost("run `docker compose run` or `docker compose restart` from cron"),
         Near("CronJob", "jobs, that is apps with `autorestart = false`, only; else no equivalent"),
         Near("periodic", "jobs, that is apps with `autorestart = false`, only; else no equivalent"),
+    ),
+    row(
+        "timezone",
+        Same("OnCalendar="),
+        NotNeeded("belongs to `cron_restart`"),
+        Same("timeZone"),
+        Same("periodic.time_zone"),
+    ),
+    row(
+        "overlap",
+        Near("a timer", "a timer does not start a job that still runs, whatever `overlap` is"),
+        NotNeeded("belongs to `cron_restart`"),
+        Near("concurrencyPolicy", "`queue` becomes Forbid: the run is skipped"),
+        Near("periodic.prohibit_overlap", "the run is skipped, whatever `overlap` is"),
     ),
     row(
         "kill_signal",

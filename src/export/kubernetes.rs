@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::export::app::{ExportApp, ProbeTarget, Workload, size, whole_seconds};
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::yaml::{Yaml, YamlMap};
-use crate::spec::{Launcher, Probe};
+use crate::spec::dependencies::Dependency;
+use crate::spec::{Launcher, Overlap, Probe};
 
 /// Interval of the probe that waits for the start.
 const STARTUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -112,7 +113,11 @@ fn workload(app: &ExportApp<'_>, apps: &[ExportApp<'_>], options: &ExportOptions
             let spec = YamlMap::new()
                 .comments(schedule_remark(pattern))
                 .set("schedule", five_fields(pattern))
-                .set("concurrencyPolicy", "Replace")
+                .set_some("timeZone", app.spec.timezone.as_deref())
+                .set(
+                    "concurrencyPolicy",
+                    if app.spec.overlap == Overlap::Replace { "Replace" } else { "Forbid" },
+                )
                 .set_some("suspend", (!app.spec.autostart).then_some(true))
                 .set("jobTemplate", YamlMap::new().set("spec", job(app, apps, options)));
             object("batch/v1", "CronJob", &app.slug, app).set("spec", spec)
@@ -165,8 +170,8 @@ fn wait_for_dependencies(
     apps: &[ExportApp<'_>],
     options: &ExportOptions,
 ) -> Vec<YamlMap> {
-    let wait = |name: &String| {
-        let other = apps.iter().find(|other| other.spec.name == *name)?;
+    let wait = |name: &Dependency| {
+        let other = apps.iter().find(|other| other.spec.name == name.app)?;
         if other.workload() == Workload::Job {
             return Some(container(other, options, false));
         }

@@ -41,7 +41,11 @@ fn job(app: &ExportApp<'_>, apps: &[ExportApp<'_>], options: &ExportOptions) -> 
         .text("type", kind)
         .with(namespace, |job, namespace| job.block("meta", Block::new().text("namespace", namespace)))
         .with(schedule, |job, pattern| {
-            job.block("periodic", Block::new().list("crons", &[cron(pattern)]).raw("prohibit_overlap", false))
+            let periodic = Block::new()
+                .list("crons", &[cron(pattern)])
+                .with(app.spec.timezone.as_ref(), |block, zone| block.text("time_zone", zone))
+                .raw("prohibit_overlap", true);
+            job.block("periodic", periodic)
         })
         .block("update", update(app))
         .labeled("group", &app.slug, group(app, apps, options))
@@ -147,7 +151,7 @@ fn restart(app: &ExportApp<'_>) -> Block {
 /// A task that waits for the services of the dependencies before the app starts.
 fn wait_for_dependencies(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> Option<Block> {
     let ports = app.spec.depends_on.iter().filter_map(|name| {
-        let other = apps.iter().find(|other| other.spec.name == *name)?;
+        let other = apps.iter().find(|other| other.spec.name == name.app)?;
         other.port().map(|_| other.slug.as_str())
     });
     let lines: Vec<String> = ports

@@ -9,6 +9,7 @@ use crate::export::calendar::on_calendar;
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::unit::{Unit, assignment, command_word, escape_specifiers, file_assignment, unit_name};
 use crate::program;
+use crate::spec::dependencies::Dependency;
 use crate::spec::{LogPath, Probe, RestartDelay};
 
 /// The longest delay of a restart backoff.
@@ -58,8 +59,8 @@ struct AppUnits<'a> {
 
 impl<'a> AppUnits<'a> {
     fn new(app: &'a ExportApp<'a>, apps: &[ExportApp<'_>]) -> Self {
-        let dependency = |name: &String| {
-            let found = apps.iter().find(|other| other.spec.name == *name)?;
+        let dependency = |name: &Dependency| {
+            let found = apps.iter().find(|other| other.spec.name == name.app)?;
             Some(group_unit(found))
         };
         let dependencies = app.spec.depends_on.iter().filter_map(dependency).collect();
@@ -334,7 +335,7 @@ impl<'a> AppUnits<'a> {
             .section("Unit")
             .set("Description", escape_specifiers(&description))
             .section("Timer");
-        let timer = match on_calendar(pattern) {
+        let timer = match on_calendar(pattern, self.app.spec.timezone.as_deref()) {
             Some(events) => timer.set_all("OnCalendar", events),
             None => timer
                 .comments(["systemd has no equivalent of this schedule. Replace the next line.".to_owned()])

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Instance;
 use super::event::{Effect, InstanceEvent};
 use super::state::{State, Want};
-use super::status::{InstanceStatus, RunId};
+use super::status::{InstanceStatus, Listens, RunId};
 use crate::spec::{AppSpec, EnvVars};
 use crate::time::Moment;
 
@@ -60,7 +60,12 @@ impl Replacement {
         now: Moment,
     ) -> Self {
         current.status.replace_error = None;
-        let status = InstanceStatus::new(current.status.last_run, now);
+        let mut status = InstanceStatus::new(current.status.last_run, now);
+        // A process with other settings may listen where the current one does not.
+        let is_same = current.spec == spec && current.inherited == inherited;
+        if is_same || current.status.listens != Listens::Never {
+            status.listens = current.status.listens;
+        }
         let has_unique_file_name = current.has_unique_file_name;
         let (id, number) = (current.id, current.number);
         let instance = Instance { id, number, spec, inherited, status, has_unique_file_name };
@@ -122,7 +127,7 @@ impl Replacement {
 
     /// Extends the probation until the process must listen. None if that time is over.
     pub fn extend_probation(&mut self, now: Moment) -> Option<u64> {
-        let timeout = self.instance.spec.readiness.timeout;
+        let timeout = self.instance.ready_timeout();
         let ReplacementRole::Incoming { probation_ends, .. } = &mut self.role else { return None };
         let State::Online { process } = &self.instance.status.state else { return None };
         let deadline = process.since.plus(timeout);

@@ -66,6 +66,8 @@ const CASES: &[Case] = &[
     ("exp_backoff_restart_delay", "exp_backoff_restart_delay = 200", ["RestartMaxDelaySec=15s", "delay: \"200ms\"", NONE, "delay    = \"200ms\""]),
     ("max_memory_restart", "max_memory_restart = \"300M\"", ["MemoryMax=300M", "memory: \"300M\"", "memory: \"300Mi\"", "memory = 300"]),
     ("cron_restart", "cron_restart = \"0 4 * * *\"\nautorestart = false", ["OnCalendar=*-*-* 4:0:0", LOST, "schedule: \"0 4 * * *\"", "crons"]),
+    ("timezone", "cron_restart = \"0 4 * * *\"\nautorestart = false\ntimezone = \"Europe/Berlin\"", ["*-*-* 4:0:0 Europe/Berlin", NONE, "timeZone: Europe/Berlin", "time_zone        = \"Europe/Berlin\""]),
+    ("overlap", "cron_restart = \"0 4 * * *\"\nautorestart = false\noverlap = \"queue\"", ["whatever `overlap` is", NONE, "concurrencyPolicy: Forbid", "prohibit_overlap = true"]),
     ("kill_signal", "kill_signal = \"SIGQUIT\"", ["KillSignal=SIGQUIT", "stop_signal: SIGQUIT", "stopSignal: SIGQUIT", "\"SIGQUIT\""]),
     ("kill_timeout", "kill_timeout = \"30s\"", ["TimeoutStopSec=30s", "stop_grace_period: \"30s\"", "terminationGracePeriodSeconds: 30", "\"30s\""]),
     ("treekill", "treekill = false", ["KillMode=process", NONE, NONE, NONE]),
@@ -204,6 +206,8 @@ autorestart = false
 name = "report"
 script = "echo report"
 cron_restart = "*/10 3-5 1,15 * 1-5"
+timezone = "Europe/Berlin"
+overlap = "skip"
 autorestart = false
 logs = { max_size = "20M", retain = 30 }
 

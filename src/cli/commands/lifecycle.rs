@@ -5,7 +5,7 @@ use clap::error::ErrorKind;
 use clap_complete::engine::ArgValueCompleter;
 
 use super::logs;
-use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, WaitFlags, load_apps};
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
@@ -25,6 +25,8 @@ pub(crate) struct RestartArgs {
     /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
+    #[command(flatten)]
+    wait: WaitFlags,
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -54,7 +56,7 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
         restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(no_target_error)?);
     }
     restart.settings.fix_exit_codes(&mut restart.targets);
-    let RestartArgs { targets, settings, change, args, .. } = restart;
+    let RestartArgs { targets, settings, change, args, wait: WaitFlags { no_wait }, .. } = restart;
     change.ignored.warn(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
@@ -66,13 +68,16 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
     for file in &files {
         let apps = load_apps(session, file, &settings, &args, &context)?;
         let inherited = environment::collect_env(session);
-        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart }));
+        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait }));
     }
     if !selectors.is_empty() {
         let changes = settings.patch(&args, &context)?;
         let changes = (!changes.is_empty()).then_some(changes);
         let inherited = change.update_env.then(|| environment::collect_env(session));
-        requests.push(Request::Act(Action::Restart, ActionRequest { select: selectors, inherited, changes }));
+        requests.push(Request::Act(
+            Action::Restart,
+            ActionRequest { select: selectors, inherited, changes, no_wait },
+        ));
     }
     let mut client = match files.is_empty() {
         true => session.connect_for(&targets).await?,

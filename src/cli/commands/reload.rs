@@ -7,15 +7,13 @@ use hyper::Uri;
 use super::load_check::{self, LoadCheck};
 use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
 use crate::cli::error::Error;
+use crate::cli::operation::{self, find_failures};
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
 use crate::cli::{completion, environment};
 use crate::config;
-use crate::ipc::client::{Client, LineStream};
-use crate::ipc::message::{ActionReport, EventKind, EventView, LogItem, LogQuery, ReloadRequest, Request};
-
-/// Number of log lines shown for each failed replacement.
-const FAILURE_LINES: usize = 10;
+use crate::ipc::client::LineStream;
+use crate::ipc::message::{ActionReport, EventKind, EventView, ReloadRequest, Request};
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
@@ -58,7 +56,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
     };
     // Without events there is no progress, but the reload works.
     let events = client.stream(&Request::Events).await.ok();
-    let started_at = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let begin = operation::now();
     let request = Request::Reload(reload);
     let response = async { client.call::<ActionReport>(&request).await };
     let report = tokio::select! {
@@ -70,10 +68,16 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         Some(load_check) => Some(load_check.finish().await),
         None => None,
     };
-    if let Ok(report) = &report {
-        print_last_lines(report, started_at, &mut client, session).await;
-    }
-    let reported = report.and_then(|report| session.print_report(&report));
+    let reported = match report {
+        Ok(report) => {
+            session.print_outcomes(&report);
+            match find_failures(&report, begin, &mut client).await {
+                failures if failures.is_empty() => Ok(()),
+                failures => Err(Error::InstancesFailed(failures)),
+            }
+        }
+        Err(error) => Err(error),
+    };
     match tally {
         Some(tally) => {
             session.notice(format_args!(
@@ -122,18 +126,4 @@ async fn print_events(events: Option<LineStream>, session: &Session) -> std::con
         }
     }
     std::future::pending().await
-}
-
-/// Prints the last log lines of failed replacements.
-async fn print_last_lines(report: &ActionReport, started_at: u64, client: &mut Client, session: &Session) {
-    for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
-        let select = vec![outcome.id.to_string()];
-        let query = LogQuery { select, lines: FAILURE_LINES, since: Some(started_at), ..LogQuery::default() };
-        let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { continue };
-        while let Some(Ok(line)) = lines.next().await {
-            if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
-                session.notice(format_args!("  {}: {}", tame(&outcome.name), tame(&line)));
-            }
-        }
-    }
 }

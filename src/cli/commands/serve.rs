@@ -37,7 +37,12 @@ pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), E
     let app = args.app(&cwd);
     let description = format!("starting {}", app.name);
     let inherited = environment::collect_env(session);
-    let request = Request::Start(StartRequest { apps: vec![app], inherited, existing: Existing::Refuse });
+    let request = Request::Start(StartRequest {
+        apps: vec![app],
+        inherited,
+        existing: Existing::Refuse,
+        no_wait: false,
+    });
     let mut client = session.connect_or_start().await?;
     send_all(session, &mut client, &description, vec![request]).await.map(drop)
 }

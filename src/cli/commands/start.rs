@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, WaitFlags, load_apps, print_warnings};
 use crate::cli::commands::{daemon, logs};
 use crate::cli::completion;
 use crate::cli::environment;
@@ -33,6 +33,8 @@ pub(crate) struct StartArgs {
     /// Stay in the foreground and show logs; Ctrl-C stops the apps
     #[arg(long)]
     no_daemon: bool,
+    #[command(flatten)]
+    wait: WaitFlags,
     /// PM2 compatibility, ignored: all are started at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
@@ -230,10 +232,12 @@ impl StartArgs {
     ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<InheritedEnv> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
+        // In the foreground, the restart policy decides what follows an exit, as for a service.
+        let no_wait = self.wait.no_wait || self.no_daemon;
         let request = |step| {
             Ok(match step {
                 StartStepPlan::Add(apps, existing) => {
-                    Request::Start(StartRequest { apps, inherited: inherited(), existing })
+                    Request::Start(StartRequest { apps, inherited: inherited(), existing, no_wait })
                 }
                 StartStepPlan::Act(select) => {
                     let changes = self.settings.patch(&self.args, context)?;
@@ -244,6 +248,7 @@ impl StartArgs {
                             select,
                             inherited,
                             changes: (!changes.is_empty()).then_some(changes),
+                            no_wait,
                         },
                     )
                 }

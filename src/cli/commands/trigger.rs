@@ -33,7 +33,7 @@ pub(crate) async fn trigger(args: TriggerArgs, session: &Session) -> Result<(), 
     let mut failures = Vec::new();
     for TriggerReply { id, name, namespace, reply, problem } in replies {
         match problem {
-            Some(reason) => failures.push(InstanceFailure { id, name, reason }),
+            Some(reason) => failures.push(InstanceFailure { id, name, reason, output: Vec::new() }),
             None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
         }
     }

@@ -109,8 +109,12 @@ fn each_config_error_has_its_label() {
 
 #[test]
 fn text_of_failed_instances() {
-    let failure =
-        |id, name: &str, reason: &str| InstanceFailure { id, name: name.into(), reason: reason.into() };
+    let failure = |id, name: &str, reason: &str| InstanceFailure {
+        id,
+        name: name.into(),
+        reason: reason.into(),
+        output: Vec::new(),
+    };
     let error = Error::InstancesFailed(vec![
         failure(3, "api", "exit code 1"),
         failure(4, "api", "exit code 1"),

@@ -181,12 +181,15 @@ fn row(key: RowKey, label: String, views: &[&InstanceView]) -> TreeRow {
 /// The order of statuses by urgency.
 fn urgency(status: DisplayStatus) -> u8 {
     match status {
-        DisplayStatus::Online => 0,
-        DisplayStatus::Stopped => 1,
-        DisplayStatus::Stopping => 2,
-        DisplayStatus::Launching => 3,
-        DisplayStatus::Waiting => 4,
-        DisplayStatus::Errored => 5,
+        DisplayStatus::Completed => 0,
+        DisplayStatus::Scheduled => 1,
+        DisplayStatus::Online => 2,
+        DisplayStatus::Stopped => 3,
+        DisplayStatus::Stopping => 4,
+        DisplayStatus::Launching => 5,
+        DisplayStatus::Waiting => 6,
+        DisplayStatus::Failed => 7,
+        DisplayStatus::Errored => 8,
     }
 }
 

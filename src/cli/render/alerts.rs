@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::cli::render::drift;
 use crate::cli::render::style::{Tone, tame, truncate, width};
+use crate::cli::render::units;
 use crate::ipc::message::{DisplayStatus, HostInfo, InstanceView};
 
 /// What alerts depend on besides the instances.
@@ -38,7 +39,9 @@ pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<
     });
     let unsaved =
         context.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
-    errored_alert(instances).into_iter().chain(other_version).chain(unsaved).collect()
+    let apps = errored_alert(instances).into_iter().chain(crash_loop_alert(instances));
+    let apps = apps.chain(failed_job_alert(instances));
+    apps.chain(other_version).chain(unsaved).collect()
 }
 
 /// Alerts for ecosystem files that differ from the running apps. The list shows differences for each app instead.
@@ -71,6 +74,51 @@ fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
         detail: more,
         command: format!("rsm describe {}", first.id),
     })
+}
+
+/// From this number of unexpected exits on, without a healthy run in between, an instance is crash-looping.
+const CRASH_LOOP: u32 = 3;
+
+/// The alert for instances that are restarted again and again.
+fn crash_loop_alert(instances: &[InstanceView]) -> Option<Alert> {
+    let is_looping = |view: &&InstanceView| {
+        view.failed_runs >= CRASH_LOOP
+            && matches!(
+                view.status,
+                DisplayStatus::Launching | DisplayStatus::Online | DisplayStatus::Waiting
+            )
+    };
+    let mut looping = instances.iter().filter(is_looping);
+    let first = looping.next()?;
+    let name = tame(&first.name);
+    // The last exit is not followed by a restart yet.
+    let waiting = u32::from(first.status == DisplayStatus::Waiting);
+    let restarts = units::pluralize(first.failed_runs.saturating_sub(waiting) as usize, "restart");
+    let exit = first.last_exit.as_ref().map(|exit| format!(", {exit}")).unwrap_or_default();
+    let summary = match looping.count() {
+        0 => format!("{name} (id {}) is crash-looping: {restarts}{exit}", first.id),
+        more => format!("{name} (id {}) and {more} more are crash-looping: {restarts}{exit}", first.id),
+    };
+    let detail = ". For its output".to_owned();
+    Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })
+}
+
+/// The alert for jobs that have failed.
+fn failed_job_alert(instances: &[InstanceView]) -> Option<Alert> {
+    let has_failed = |view: &&InstanceView| {
+        view.status == DisplayStatus::Failed
+            || (view.status == DisplayStatus::Scheduled && view.last_run_failed)
+    };
+    let mut failed = instances.iter().filter(has_failed);
+    let first = failed.next()?;
+    let name = tame(&first.name);
+    let exit = first.last_exit.as_ref().map(|exit| format!(": {exit}")).unwrap_or_default();
+    let summary = match failed.count() {
+        0 => format!("{name} (id {}) has failed{exit}", first.id),
+        more => format!("{name} (id {}) and {more} more have failed{exit}", first.id),
+    };
+    let detail = ". For its output".to_owned();
+    Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })
 }
 
 /// All alerts on one line, with details if they fit; one line for each if even the summaries do not fit.
@@ -113,6 +161,7 @@ pub(crate) fn compact_line(alerts: &[Alert], columns: usize) -> Option<(Tone, St
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
+    use crate::exit::Exit;
 
     fn rendered(instances: &[InstanceView], context: &AlertContext) -> Option<(Tone, String)> {
         line(&alerts(instances, context), 300)
@@ -141,6 +190,30 @@ mod tests {
         let instances = [view(4, "a", DisplayStatus::Errored), view(5, "b", DisplayStatus::Errored)];
         let want = "a (id 4) and 1 more are errored. For details: rsm describe 4";
         assert_eq!(rendered(&instances, &AlertContext::default()), Some((Tone::Error, want.into())));
+    }
+
+    #[test]
+    fn crash_loop_is_an_alert_until_a_run_is_healthy() {
+        let looping = |status, failed_runs| InstanceView {
+            failed_runs,
+            last_exit: Some(Exit::Code(1)),
+            ..view(0, "api", status)
+        };
+        let shown = |status, runs| rendered(&[looping(status, runs)], &AlertContext::default());
+        let want = |count| {
+            let text = format!(
+                "api (id 0) is crash-looping: {count} restarts, exit code 1. For its output: rsm logs 0 --err"
+            );
+            Some((Tone::Error, text))
+        };
+        assert_eq!(shown(DisplayStatus::Online, 11), want(11));
+        assert_eq!(
+            shown(DisplayStatus::Waiting, 12),
+            want(11),
+            "the last exit is not followed by a restart yet"
+        );
+        assert_eq!(shown(DisplayStatus::Online, 2), None);
+        assert_eq!(shown(DisplayStatus::Stopped, 11), None);
     }
 
     #[test]

@@ -227,12 +227,24 @@ impl ListColumn {
             Pid => instance.pid.map_or_else(|| "N/A".into(), |pid| pid.to_string()),
             Uptime => uptime(instance),
             Restarts => instance.restarts.to_string(),
-            State => instance.status.as_str().to_owned(),
+            State => status(instance),
             Cpu => units::percent(instance.cpu),
             Memory => units::size(instance.memory),
             User => text(&instance.user),
             Watching => if instance.watching { "enabled" } else { "disabled" }.to_owned(),
         }
+    }
+}
+
+/// The status; that of a scheduled job with the time until its next run.
+fn status(instance: &InstanceView) -> String {
+    let name = instance.status.as_str();
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    match (instance.status, instance.next_run) {
+        (DisplayStatus::Scheduled, Some(next)) => {
+            format!("{name} in {}", units::age(next.saturating_sub(now)))
+        }
+        _ => name.to_owned(),
     }
 }
 
@@ -270,6 +282,11 @@ pub(crate) mod tests {
             uptime: online.then_some(7_200_000),
             restarts: 0,
             unstable_restarts: 0,
+            runs: 0,
+            next_run: None,
+            last_run_failed: false,
+            failed_runs: 0,
+            last_exit: None,
             cpu: if online { 1.5 } else { 0.0 },
             memory: if online { 53_896_806 } else { 0 },
             memory_limit: None,

@@ -46,8 +46,8 @@ impl Tone {
 
     pub(crate) fn of(status: DisplayStatus) -> Self {
         match status {
-            DisplayStatus::Online => Self::Success,
-            DisplayStatus::Stopped | DisplayStatus::Errored => Self::Error,
+            DisplayStatus::Online | DisplayStatus::Completed | DisplayStatus::Scheduled => Self::Success,
+            DisplayStatus::Stopped | DisplayStatus::Errored | DisplayStatus::Failed => Self::Error,
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => Self::Warning,
         }
     }

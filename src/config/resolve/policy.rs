@@ -16,7 +16,7 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
     apply_probes(settings, app, diagnostics);
     set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
     app.image = value_of(&settings.image).cloned();
-    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
+    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|list| list.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
         memory: value_of(&settings.memory_max).map(|size| size.0),
@@ -24,6 +24,8 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
         pids: value_of(&settings.pids_max).map(|count| count.0),
     };
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
+    app.timezone = value_of(&settings.timezone).map(|zone| zone.0.clone());
+    set_if_given(&mut app.overlap, value_of(&settings.overlap).map(|overlap| overlap.0));
 }
 
 fn apply_restart(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {

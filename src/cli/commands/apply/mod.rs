@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use crate::cli::app_flags::{InvocationContext, print_warnings};
+use crate::cli::app_flags::{InvocationContext, WaitFlags, print_warnings};
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::render::plan::{self, PlanAction, PlanStep};
@@ -34,6 +34,15 @@ pub(crate) struct ApplyArgs {
     /// Select only these apps from the file
     #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
+}
+
+// Arguments of `apply`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ApplyCommand {
+    #[command(flatten)]
+    target: ApplyArgs,
+    #[command(flatten)]
+    wait: WaitFlags,
 }
 
 // Arguments of `plan`.
@@ -64,12 +73,18 @@ pub(crate) async fn plan(args: PlanArgs, session: &Session) -> Result<(), Error>
     }
 }
 
-pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn apply(
+    ApplyCommand { target: args, wait }: ApplyCommand,
+    session: &Session,
+) -> Result<(), Error> {
     let input = load_input(&args, session).await?;
     for line in plan::text(&input.steps).lines() {
         session.notice(format_args!("{line}"));
     }
-    let requests = requests(&input.steps, session);
+    let mut requests = requests(&input.steps, session);
+    if wait.no_wait {
+        requests.iter_mut().for_each(Request::do_not_wait);
+    }
     let mut client = match input.client {
         Some(client) => client,
         None if requests.is_empty() => return Ok(()),
@@ -79,7 +94,12 @@ pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Erro
     let recorded = specs_to_record(&input.steps, &input.apps, &input.current);
     if !recorded.is_empty() {
         let inherited = environment::collect_env(session);
-        let record = Request::Start(StartRequest { apps: recorded, inherited, existing: Existing::Keep });
+        let record = Request::Start(StartRequest {
+            apps: recorded,
+            inherited,
+            existing: Existing::Keep,
+            no_wait: true,
+        });
         client.call::<ActionReport>(&record).await.map_err(|error| session.client_error(error))?;
     }
     if requests.is_empty() {
@@ -133,7 +153,7 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
             PlanAction::Start(app) | PlanAction::Restart(app) => started.push(AppSpec::clone(app)),
             PlanAction::Reload(app) => reloaded.push(AppSpec::clone(app)),
             PlanAction::Scale { name, to, .. } => {
-                requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
+                requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to).into()));
             }
             PlanAction::StartStopped(_) => requests.push(action_request(Action::Start)),
             PlanAction::Delete(_) => requests.push(action_request(Action::Delete)),
@@ -149,7 +169,8 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     }
     if !started.is_empty() {
         let (inherited, existing) = (environment::collect_env(session), Existing::Restart);
-        requests.insert(0, Request::Start(StartRequest { apps: started, inherited, existing }));
+        requests
+            .insert(0, Request::Start(StartRequest { apps: started, inherited, existing, no_wait: false }));
     }
     requests
 }

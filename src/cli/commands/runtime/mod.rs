@@ -210,7 +210,8 @@ impl RuntimeSession<'_> {
         self.subscribe(sender.clone()).await?;
         let inherited = environment::collect_env(self.session);
         let mut terminate = false;
-        let start = Request::Start(StartRequest { apps, inherited, existing: Existing::Restart });
+        let start =
+            Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait: true });
         {
             let mut response = std::pin::pin!(client.call::<ActionReport>(&start));
             loop {
@@ -379,7 +380,11 @@ fn can_still_run(instance: &InstanceDetail) -> bool {
         | DisplayStatus::Online
         | DisplayStatus::Stopping
         | DisplayStatus::Waiting => true,
-        DisplayStatus::Stopped | DisplayStatus::Errored => {
+        DisplayStatus::Stopped
+        | DisplayStatus::Errored
+        | DisplayStatus::Completed
+        | DisplayStatus::Failed
+        | DisplayStatus::Scheduled => {
             let has_trigger = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
             // An instance that was stopped by a user remains stopped.
             has_trigger && instance.exits.last().is_some_and(|exit| !exit.requested)

@@ -58,8 +58,8 @@ impl Theme {
     pub(super) fn status(self, status: DisplayStatus) -> Style {
         match status {
             DisplayStatus::Online => self.success(),
-            DisplayStatus::Stopped => self.dim(),
-            DisplayStatus::Errored => self.error(),
+            DisplayStatus::Stopped | DisplayStatus::Completed | DisplayStatus::Scheduled => self.dim(),
+            DisplayStatus::Errored | DisplayStatus::Failed => self.error(),
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => self.warning(),
         }
     }
