@@ -100,6 +100,16 @@ app_keys! {
             Launcher::Direct | Launcher::Shell | Launcher::Serve => Pm2Value::Words(&[]),
         });
 
+    /// Show positions in the original source of compiled scripts (Node.js: `--enable-source-maps`). Default: whether a file `SCRIPT.map` exists.
+    source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--source-map-support", true).help("Enable source maps"))
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
+
+    /// Do not enable source maps.
+    disable_source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--disable-source-map-support", true).hidden())
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
+
     /// Start the app when it is added.
     autostart: bool = key(Group::App)
         .flag(Flag::switch("--no-autostart", false).help("Add the app without starting it")).spec(&["/autostart"])
@@ -400,10 +410,6 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
     ignored("name_prefix", "use the full name"),
     ignored("write", "the file is never rewritten; `rsm init` creates one").warn("--write"),
     ignored("windows_hide", "rsm runs on Linux only"),
-    ignored("source_map_support", "use node_args (`--node-args=--enable-source-maps`)")
-        .warn("--source-map-support"),
-    ignored("disable_source_map_support", "source maps are off by default")
-        .flag("--disable-source-map-support"),
     ignored("vizion", "version control metadata is not read").flag("--no-vizion"),
     ignored("pmx", NOT_INJECTED).flag("--no-pmx"),
     ignored("automation", NOT_INJECTED).flag("--no-automation"),

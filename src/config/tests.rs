@@ -132,7 +132,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
     for (settings, message) in [
         ("script = './sever.js'", "did you mean \"server.js\""),
         ("script = 'nothing'", "no program of this name in PATH"),
-        ("script = 'bin'", "is a directory"),
+        ("script = 'bin'", "neither a package.json"),
         ("script = 'notes'", "no interpreter known for"),
         ("script = 'a.rb'", "requires ruby"),
         ("script = 'tool.bin'", "is not executable"),
@@ -145,7 +145,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
             "a shell command cannot be used with interpreter node",
         ),
         ("script = 'server.js'\ncwd = 'absent'", "not found"),
-        ("script = '.'", "invalid script"),
+        ("script = '.'", "neither a package.json"),
         ("script = 'all of it'\nname = 'all'", "expected a name other than"),
         ("script = './all.js'", "derived name \"all\" is invalid"),
         ("script = 'serve'\nenv = { PORT = 'none' }", "invalid port"),

@@ -9,6 +9,7 @@ mod completed;
 mod condition;
 pub mod event;
 pub mod launch;
+pub mod program_lookup;
 mod reason;
 pub mod replacement;
 pub mod restart_policy;

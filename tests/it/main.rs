@@ -27,6 +27,7 @@ mod log_ownership;
 mod log_readers;
 mod matrix;
 mod memory;
+mod mistakes;
 mod node_apps;
 mod pm2_migration;
 mod pm2_side_by_side;

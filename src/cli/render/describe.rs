@@ -229,7 +229,8 @@ fn delay_text(delay: RestartDelay) -> String {
 fn restart_limit(policy: &RestartPolicy) -> String {
     let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
     format!(
-        "{max_restarts} unstable exits (uptime below {}) within {}",
+        "{} (uptime below {}) within {}",
+        units::pluralize(usize::try_from(*max_restarts).unwrap_or(usize::MAX), "unstable exit"),
         duration_text(*min_uptime),
         duration_text(*window)
     )
@@ -386,7 +387,7 @@ Last lines of stderr
         online.processes = vec![4003, 4004, 4005];
         let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
         assert!(page.contains("process        4003 (+2 child processes)\n"), "{page}");
-        assert!(page.contains("cpu, memory    1.5%, 51.4mb\n"), "{page}");
+        assert!(page.contains("cpu, memory    1.5%, 51.4 MB\n"), "{page}");
         assert!(page.contains("uptime         2h, since 2023-11-14 22:13:20\n"), "{page}");
     }
 }
