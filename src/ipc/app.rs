@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{
     self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, Launcher, Limits,
-    LogFormat, LogMirror, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy,
-    WatchSpec, WhenFull, origin,
+    LogFormat, LogMirror, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy,
+    StopPolicy, WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
