@@ -16,11 +16,11 @@ use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
     DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
-    LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue, PortValue,
-    ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue, WordList,
-    to_camel_case,
+    KillModeValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
+    PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue,
+    WordList, to_camel_case,
 };
-use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
+use crate::spec::{EnvFilter, ExecMode, KillMode, Launcher, LogFormat, LogPath, RestartDelay};
 
 macro_rules! app_keys {
     ($( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $row:expr; )*) => {
@@ -299,11 +299,17 @@ app_keys! {
         .spec(&["/stop/timeout"])
         .jlist("kill_timeout", |spec| spec.stop.timeout.into());
 
-    /// Send the stop signal to the whole process tree.
+    /// Which processes get the stop signal: `topmost` (the topmost process of each branch of the tree that handles it,
+    /// then those that remain), `all` (the whole tree at once) or `main` (the main process).
+    kill_mode: KillModeValue = key(Group::StopAndReadiness)
+        .flag(Flag::text("--kill-mode", "MODE").help("Processes that get the stop signal: topmost, all or main"))
+        .spec(&["/stop/mode"]).not_in_pm2();
+
+    /// `false` is short for `kill_mode = "main"`.
     treekill: bool = key(Group::StopAndReadiness)
-        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, not its process tree"))
-        .spec(&["/stop/whole_tree"])
-        .jlist("treekill", |spec| spec.stop.whole_tree.into());
+        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, as `--kill-mode main`"))
+        .spec(&["/stop/mode"])
+        .jlist("treekill", |spec| (spec.stop.mode != KillMode::Main).into());
 
     /// Stop the app with the message `shutdown` on the Node.js IPC channel instead of a signal.
     shutdown_with_message: bool = key(Group::StopAndReadiness)

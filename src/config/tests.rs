@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{AppSpec, EnvFilter, ExecMode, Launcher, LogPath, RestartDelay};
+use crate::spec::{AppSpec, EnvFilter, ExecMode, KillMode, Launcher, LogPath, RestartDelay};
 
 /// A directory with programs in `bin`, which is `PATH`, and files beside it.
 struct Place(tempfile::TempDir);
@@ -205,7 +205,7 @@ fn zero_means_zero() {
     assert_eq!(app.restart.delay, RestartDelay::Fixed(Duration::ZERO));
     assert_eq!(app.restart.stop_exit_codes, [0]);
     assert_eq!((app.stop.timeout, app.readiness.timeout), (Duration::ZERO, Duration::ZERO));
-    assert!(!app.stop.whole_tree && app.readiness.wait_ready && app.cron_restart.is_none());
+    assert!(app.stop.mode == KillMode::Main && app.readiness.wait_ready && app.cron_restart.is_none());
     let growing = place.app("script = 'tool'\nexp_backoff_restart_delay = '1s'").restart.delay;
     assert_eq!(growing, RestartDelay::Pm2Backoff { initial: Duration::from_secs(1) });
 }

@@ -27,7 +27,7 @@ use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::parse::file::ParsedApp;
 use crate::config::values::{AppName, FromValue};
-use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
+use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, known_program, runtime_of};
 
 /// The name of an app, if it is known.
 pub(super) fn app_name(settings: &AppSettings, env_name: Option<&str>) -> Option<String> {
@@ -161,6 +161,9 @@ fn resolve_launch(
     app.launcher = program.launcher;
     if let Some(args) = program.args {
         app.args = args;
+    }
+    if let (None, Some((_, signal))) = (&settings.kill_signal, known_program(app)) {
+        signal.clone_into(&mut app.stop.signal);
     }
     let runtime = program.runtime.as_deref().and_then(runtime_of);
     app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::package_version);
