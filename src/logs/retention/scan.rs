@@ -97,3 +97,51 @@ impl BudgetScan {
 fn is_stale_partial(modified: SystemTime) -> bool {
     modified.elapsed().is_ok_and(|age| age > STALE_PARTIAL_AGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::logs::files::access::tests::access;
+    use crate::logs::files::index::{FileId, IndexEntry, IndexWriter, StreamId, file_id};
+    use crate::logs::item::OutputStream;
+    use crate::logs::retention::scan::*;
+    use std::os::unix::fs::chown;
+
+    const NOBODY: FileUser = FileUser { uid: 65534, gid: 65534 };
+
+    /// A file without blocks that looks like one of a terabyte.
+    fn sparse(path: &Path) -> FileId {
+        let file = std::fs::File::create(path).unwrap();
+        file.set_len(1 << 40).unwrap();
+        chown(path, Some(NOBODY.uid), None).unwrap();
+        file_id(&file.metadata().unwrap())
+    }
+
+    #[test]
+    fn files_of_other_users_count_for_what_rsm_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = access(&dir.path().join("logs")).home;
+        std::fs::create_dir(&home.logs).unwrap();
+        std::fs::write(home.logs.join("other-out__2026-03-01_00-00-00.log"), "0123456789").unwrap();
+        let theirs = dir.path().join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        chown(&theirs, Some(NOBODY.uid), None).unwrap();
+        let live = theirs.join("out.log");
+        let rotated = theirs.join("out__2026-03-01_00-00-00.log");
+        for path in [&live, &rotated] {
+            let mut index = IndexWriter::open(&home.indexes, sparse(path), 1 << 40);
+            let stream = StreamId { run: 1 << 32, stream: OutputStream::Out };
+            index.append(IndexEntry { at: 1, offset: 100, stream, lines: 2 }, false);
+        }
+        // The user of the app fills one of them, and plants others.
+        std::fs::write(&rotated, vec![b'x'; 40 << 20]).unwrap();
+        sparse(&theirs.join("out__2020-03-01_00-00-00.log"));
+        std::fs::write(theirs.join("out__2021-03-01_00-00-00.log"), vec![b'x'; 40 << 20]).unwrap();
+        let access = LogAccess::new(Arc::clone(&home), NOBODY, Arc::default());
+        let scan = BudgetScan::of([(live.as_path(), &access)].into_iter(), &home);
+        let mut sizes: Vec<u64> = scan.rotated.iter().map(|file| file.size).collect();
+        sizes.sort_unstable();
+        assert_eq!(sizes.len(), 2, "{:?}", scan.rotated);
+        assert!(sizes[0] == 10 && sizes[1] < 20 << 20, "{sizes:?}");
+        assert!(scan.active_bytes < 1 << 20, "{}", scan.active_bytes);
+    }
+}
