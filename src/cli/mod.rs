@@ -9,6 +9,7 @@ mod commands;
 mod completion;
 mod environment;
 pub mod error;
+mod escape;
 mod foreign_words;
 mod help;
 mod man;

@@ -202,6 +202,9 @@ pub struct InstanceDetail {
     pub error_file: Option<PathBuf>,
     /// Log file for both streams.
     pub log_file: Option<PathBuf>,
+    /// Why other log files than these are written, if so.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub log_notes: Vec<String>,
     /// The pid file.
     pub pid_file: PathBuf,
     /// When it was added.
