@@ -13,6 +13,7 @@ mod help;
 mod monit;
 mod operation;
 mod output;
+mod port_holder;
 mod progress;
 mod render;
 mod screen;

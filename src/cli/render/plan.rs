@@ -208,7 +208,8 @@ mod tests {
 
     #[test]
     fn difference_of_long_values_is_visible() {
-        let list = |last: &str| json!((0..40).map(|n| format!("word-{n}")).chain([last.into()]).collect::<Vec<_>>());
+        let list =
+            |last: &str| json!((0..40).map(|n| format!("word-{n}")).chain([last.into()]).collect::<Vec<_>>());
         let shown = |a: Value, b: Value| value_texts(&a, &b);
         let [before, after] = shown(list("--port 80"), list("--port 81"));
         assert!(before.starts_with('…') && before.ends_with("--port 80\"]"), "{before}");
@@ -216,7 +217,10 @@ mod tests {
         let [before, after] = shown(json!("x".repeat(100)), json!("x".repeat(101)));
         assert_ne!(before, after);
         let [before, after] = shown(json!("a".repeat(100)), json!("é".repeat(100)));
-        assert!(before.starts_with("\"aaa") && before.ends_with('…') && after.starts_with("\"ééé"), "{before} {after}");
+        assert!(
+            before.starts_with("\"aaa") && before.ends_with('…') && after.starts_with("\"ééé"),
+            "{before} {after}"
+        );
         assert_eq!(shown(json!(1), Value::Null), ["1", "none"]);
     }
 

@@ -61,7 +61,8 @@ fn app_steps(app: &AppSpec, current: &[InstanceDetail]) -> Vec<PlanStep> {
     let surplus = from.saturating_sub(to as usize);
     let down = instances.iter().copied().filter(|detail| detail.view.status.is_down()).collect::<Vec<_>>();
     let remaining = down.len().saturating_sub(surplus);
-    let stopped: Vec<&InstanceDetail> = by_number(down).into_iter().take(remaining).filter(must_start).collect();
+    let stopped: Vec<&InstanceDetail> =
+        by_number(down).into_iter().take(remaining).filter(must_start).collect();
     if app.autostart && !stopped.is_empty() {
         steps.push(step(PlanAction::StartStopped(app.name.clone()), &stopped));
     }
