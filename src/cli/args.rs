@@ -9,6 +9,7 @@ use super::commands::apply::{ApplyCommand, PlanArgs};
 use super::commands::convert::ConvertArgs;
 use super::commands::describe::{DescribeArgs, EnvArgs};
 use super::commands::doctor::DoctorArgs;
+use super::commands::export::ExportArgs;
 use super::commands::lifecycle::RestartArgs;
 use super::commands::list::ListArgs;
 use super::commands::logs::LogsArgs;
@@ -184,6 +185,8 @@ pub(super) enum SessionCommand {
     },
     /// Convert an ecosystem file to TOML
     Convert(ConvertArgs),
+    /// Generate configuration for systemd, Compose, Kubernetes, Nomad, nginx or Caddy
+    Export(ExportArgs),
     /// Print information for a bug report
     Report,
     /// Change a setting

@@ -34,8 +34,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use self::args::{CliArgs, CliCommand, InternalCommand, LocalCommand, SessionCommand};
 use self::commands::describe::DescribeArgs;
 use self::commands::{
-    apply, config, convert, daemon, describe, doctor, foreground, init, lifecycle, list, logs, reload,
-    report, runtime, save, scale, serve, signal, start, startup, stdin, trigger, upgrade,
+    apply, config, convert, daemon, describe, doctor, export, foreground, init, lifecycle, list, logs,
+    reload, report, runtime, save, scale, serve, signal, start, startup, stdin, trigger, upgrade,
 };
 use self::error::Error;
 pub use self::session::use_color;
@@ -174,6 +174,7 @@ async fn dispatch(command: SessionCommand, is_pid1: bool, session: &Session) -> 
         }
         SessionCommand::Serve(args) => serve::serve(args, session).await,
         SessionCommand::Convert(args) => convert::convert(&args, session),
+        SessionCommand::Export(args) => export::export(&args, session),
         SessionCommand::Init { .. } => init::init(session),
         SessionCommand::Runtime(args) => runtime::runtime(*args, is_pid1, session).await,
     }

@@ -68,6 +68,9 @@ app_keys! {
     name: AppName = key(Group::App).flag(Flag::text("--name", "NAME").short('n')).spec(&["/name"]).not_resettable()
         .jlist("name", |spec| (&spec.name).into());
 
+    /// Container image, for `rsm export`. rsm itself does not use it.
+    image: String = key(Group::App).spec(&["/image"]).not_in_pm2();
+
     /// Namespace, to select groups of apps.
     namespace: AppName = key(Group::App).flag(Flag::text("--namespace", "NAMESPACE").help("Namespace of the app")).spec(&["/namespace"])
         .jlist("namespace", |spec| (&spec.namespace).into());

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::config::diagnostics::{ConfigErrors, Diagnostics, SourceRef};
+use crate::config::diagnostics::{ConfigErrors, Diagnostics, Location, SourceRef};
 use crate::config::parse::file::{self, ParsedApp};
 use crate::config::parse::format::STDIN;
 use crate::config::parse::source::SourceText;
@@ -24,6 +24,15 @@ pub struct LoadOptions {
     pub path_var: OsString,
 }
 
+/// An app of a file, and where each of its keys was given.
+#[derive(Clone, Debug)]
+pub struct LocatedApp {
+    /// The app.
+    pub spec: AppSpec,
+    /// The canonical names of the given keys, in the order of the file.
+    pub keys: Vec<(&'static str, Location)>,
+}
+
 /// Apps ready to be started.
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
@@ -41,31 +50,64 @@ pub struct Loaded {
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, ConfigErrors> {
     let source = read_source(path, options)?;
     let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
-    let parsed = file::read(&source, &mut diagnostics)?;
+    let apps = read_apps(&source, path, options, &mut diagnostics)?;
+    let apps = apps.into_iter().map(|(_, app)| app).collect();
+    diagnostics.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
+}
+
+/// Loads the apps of a file like [`load`], with the locations of their keys. Also returns the warnings.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn load_located(
+    path: &Path,
+    options: &LoadOptions,
+) -> Result<(Vec<LocatedApp>, Vec<String>), ConfigErrors> {
+    let source = read_source(path, options)?;
+    let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
+    let apps = read_apps(&source, path, options, &mut diagnostics)?;
+    let locate = |(parsed, spec): (ParsedApp, AppSpec)| {
+        let keys = parsed.keys.iter().map(|(key, source)| (*key, diagnostics.locate(source))).collect();
+        LocatedApp { spec, keys }
+    };
+    let apps = apps.into_iter().map(locate).collect();
+    diagnostics.finish(apps)
+}
+
+/// The selected apps of a file. Errors except those of syntax are added to `diagnostics`.
+fn read_apps(
+    source: &SourceText,
+    path: &Path,
+    options: &LoadOptions,
+    diagnostics: &mut Diagnostics<'_>,
+) -> Result<Vec<(ParsedApp, AppSpec)>, ConfigErrors> {
+    let parsed = file::read(source, diagnostics)?;
     let env_name = options.env_name.as_deref();
     let name = |app: &ParsedApp| {
         let is_valid = !app.invalid_keys.contains(&"name");
         is_valid.then(|| resolve::app_name(&app.settings, env_name)).flatten()
     };
     let names: Vec<Option<String>> = parsed.iter().map(name).collect();
-    check_duplicate_names(&parsed, &names, &mut diagnostics);
+    check_duplicate_names(&parsed, &names, diagnostics);
     let only = selected_names(&options.only, &names);
-    check_only_names(&only, &names, &mut diagnostics);
+    check_only_names(&only, &names, diagnostics);
     let context = file_context(path, options);
     let is_selected =
         |name: &Option<String>| only.is_empty() || name.as_ref().is_some_and(|name| only.contains(name));
     let mut apps = Vec::new();
-    for (app, _) in parsed.iter().zip(&names).filter(|(_, name)| is_selected(name)) {
+    for (parsed, _) in parsed.into_iter().zip(&names).filter(|(_, name)| is_selected(name)) {
         if diagnostics.is_full() {
             break;
         }
-        apps.extend(resolve::resolve_app(app, &context, &mut diagnostics));
+        if let Some(mut app) = resolve::resolve_app(&parsed, &context, diagnostics) {
+            if context.source.is_some() {
+                app.set_origin(source.fingerprint.clone());
+            }
+            apps.push((parsed, app));
+        }
     }
-    if context.source.is_some() {
-        apps.iter_mut().for_each(|app: &mut AppSpec| app.set_origin(source.fingerprint.clone()));
-    }
-    check_dependency_cycles(&parsed, &apps, &mut diagnostics);
-    diagnostics.finish(apps).map(|(apps, warnings)| Loaded { apps, warnings })
+    check_dependency_cycles(&apps, diagnostics);
+    Ok(apps)
 }
 
 /// The names of the apps of a file, with `--env` and `--only` applied. Nothing is looked up on the machine: an app
@@ -133,16 +175,12 @@ fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnos
     }
 }
 
-fn check_dependency_cycles(parsed: &[ParsedApp], apps: &[AppSpec], diagnostics: &mut Diagnostics<'_>) {
-    let dependencies = apps.iter().map(|app| (app.name.clone(), app.dependency_names())).collect();
+fn check_dependency_cycles(apps: &[(ParsedApp, AppSpec)], diagnostics: &mut Diagnostics<'_>) {
+    let dependencies = apps.iter().map(|(_, app)| (app.name.clone(), app.dependency_names())).collect();
     let Err(cycle) = dependencies::start_layers(&dependencies) else { return };
-    let in_cycle = |app: &ParsedApp| {
-        let name = app.settings.name.as_ref().map(|name| &name.value.0);
-        name.is_none_or(|name| cycle.0.contains(name))
-    };
-    let depends_on =
-        parsed.iter().filter(|app| in_cycle(app)).find_map(|app| app.settings.depends_on.as_ref());
-    let source = depends_on.map(|names| &names.source).or(parsed.first().map(|app| &app.source));
+    let in_cycle = apps.iter().filter(|(_, app)| cycle.0.contains(&app.name));
+    let depends_on = in_cycle.filter_map(|(parsed, _)| parsed.settings.depends_on.as_ref()).next();
+    let source = depends_on.map(|names| &names.source).or(apps.first().map(|(parsed, _)| &parsed.source));
     if let Some(source) = source {
         diagnostics.error(source, cycle.to_string(), "remove one of them from `depends_on`");
     }

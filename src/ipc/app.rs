@@ -25,6 +25,9 @@ pub struct App {
     /// Namespace, for selection.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Container image, for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Absolute path of the program or script; or a name that is looked up in the `PATH` of the app at each
     /// start; or a shell command with the launcher `shell`.
     pub script: String,
@@ -343,7 +346,7 @@ macro_rules! convert {
 
 convert!(AppSpec, App:
     same name namespace script launcher args cwd env filter_env instances exec_mode hold_port balance listen ports
-        autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart timezone overlap
+        image autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart timezone overlap
         max_memory_restart limits version source origin;
     into restart stop readiness logs; optional health; millis; renamed);
 convert!(RestartPolicy, AppRestart:

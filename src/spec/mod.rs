@@ -56,6 +56,9 @@ pub struct AppSpec {
     /// Namespace, to select groups of apps.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Container image, for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Absolute path of the program or script, a name that is looked up in the `PATH` of the app at each
     /// start, or a shell command (with [`Launcher::Shell`]).
     pub script: String,
@@ -351,6 +354,7 @@ impl AppSpec {
         Self {
             name: name.into(),
             namespace: default_namespace(),
+            image: None,
             script: script.into(),
             launcher: Launcher::Direct,
             args: Vec::new(),

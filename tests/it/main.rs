@@ -14,6 +14,7 @@ mod docs;
 mod doctor;
 mod environment;
 mod examples;
+mod export;
 mod faults;
 mod from_pm2;
 mod harness;

@@ -15,6 +15,7 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
     set_if_given(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
     apply_probes(settings, app, diagnostics);
     set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
+    app.image = value_of(&settings.image).cloned();
     set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|list| list.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
