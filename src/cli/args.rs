@@ -19,11 +19,11 @@ use super::commands::scale::ScaleArgs;
 use super::commands::serve::ServeCommand;
 use super::commands::signal::SignalArgs;
 use super::commands::start::StartArgs;
-use super::commands::startup::StartupArgs;
+use super::commands::startup::{StartupArgs, UnstartupArgs};
 use super::commands::stdin::{AttachArgs, SendArgs};
 use super::commands::trigger::TriggerArgs;
 use super::commands::upgrade::UpgradeArgs;
-use super::completion::{Shell, complete_apps, complete_selectors};
+use super::completion::{Shell, complete_apps, complete_selectors, complete_settings, complete_sort};
 use super::sort::{SortOrder, parse_sort};
 use super::targets::Targets;
 use crate::serve::ServeArgs;
@@ -39,7 +39,7 @@ pub(super) struct CliArgs {
     #[arg(long, global = true)]
     pub(super) no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
-    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]")]
+    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]", add = ArgValueCandidates::new(complete_sort))]
     pub(super) sort: Option<SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
@@ -138,6 +138,7 @@ pub(super) enum SessionCommand {
     #[command(visible_alias = "config")]
     Conf {
         /// Name of a setting, such as `logs.budget` [default: show all settings]
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
         /// New value [default: show the current value]
         value: Option<String>,
@@ -159,12 +160,15 @@ pub(super) enum SessionCommand {
     Kill,
     /// Upgrade the running daemon without restarting apps
     Upgrade(UpgradeArgs),
+    /// Upgrade the running daemon if this binary is newer (PM2 compatibility)
+    #[command(hide = true, aliases = ["updatePM2", "deepUpdate"])]
+    Update,
     /// Diagnose problems with rsm, the system and the saved apps
     Doctor(DoctorArgs),
     /// Install a service that starts rsm and the saved apps at boot
     Startup(StartupArgs),
     /// Remove the boot service
-    Unstartup(StartupArgs),
+    Unstartup(UnstartupArgs),
     /// Run apps in the foreground, as the main process of a container
     Runtime(Box<RuntimeArgs>),
     /// Run as a service: restore the saved list and supervise the daemon
@@ -192,6 +196,7 @@ pub(super) enum SessionCommand {
     /// Change a setting
     Set {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
         /// New value
         value: String,
@@ -199,18 +204,20 @@ pub(super) enum SessionCommand {
     /// Print a setting, or all settings
     Get {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
     },
     /// Reset a setting to its default, or `all` settings
     Unset {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
     },
     /// Create an ecosystem.toml for the current directory
     #[command(alias = "ecosystem")]
     Init {
         /// PM2 compatibility, ignored
-        #[arg(hide = true, value_parser = ["simple"])]
+        #[arg(hide = true)]
         template: Option<String>,
     },
     /// Serve a directory over HTTP
@@ -221,6 +228,9 @@ pub(super) enum SessionCommand {
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
 pub(super) enum LocalCommand {
+    /// Print the version
+    #[command(hide = true)]
+    Version,
     /// Print the JSON Schema of the ecosystem file
     Schema,
     /// Print a shell completion script

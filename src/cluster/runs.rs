@@ -164,8 +164,8 @@ impl RunTable {
             }
         }
         let mut open = OpenSockets::default();
-        let processes = tree::find_remaining(*keeper, &inspected, marker, &other_leaders);
-        processes.into_values().flatten().for_each(|process| open.add_process(process.pid));
+        let processes = tree::find_remaining(*keeper, &inspected, marker, &other_leaders, &HashSet::new());
+        processes.into_values().flatten().for_each(|member| open.add_process(member.process.pid));
         // After the inspection: a leader that was alive here was alive then.
         open.incomplete |= inspected.iter().any(|run| run.leader.is_exiting());
         open

@@ -16,11 +16,11 @@ use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
     DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
-    LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue, PortValue,
-    ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue, WordList,
-    to_camel_case,
+    KillModeValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
+    PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue,
+    WordList, to_camel_case,
 };
-use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
+use crate::spec::{EnvFilter, ExecMode, KillMode, Launcher, LogFormat, LogPath, RestartDelay};
 
 macro_rules! app_keys {
     ($( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $row:expr; )*) => {
@@ -99,6 +99,16 @@ app_keys! {
             Launcher::Interpreter { args, .. } => args.into(),
             Launcher::Direct | Launcher::Shell | Launcher::Serve => Pm2Value::Words(&[]),
         });
+
+    /// Show positions in the original source of compiled scripts (Node.js: `--enable-source-maps`). Default: whether a file `SCRIPT.map` exists.
+    source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--source-map-support", true).help("Enable source maps"))
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
+
+    /// Do not enable source maps.
+    disable_source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--disable-source-map-support", true).hidden())
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
 
     /// Start the app when it is added.
     autostart: bool = key(Group::App)
@@ -289,11 +299,17 @@ app_keys! {
         .spec(&["/stop/timeout"])
         .jlist("kill_timeout", |spec| spec.stop.timeout.into());
 
-    /// Send the stop signal to the whole process tree.
+    /// Which processes get the stop signal: `topmost` (the topmost process of each branch of the tree that handles it,
+    /// then those that remain), `all` (the whole tree at once) or `main` (the main process).
+    kill_mode: KillModeValue = key(Group::StopAndReadiness)
+        .flag(Flag::text("--kill-mode", "MODE").help("Processes that get the stop signal: topmost, all or main"))
+        .spec(&["/stop/mode"]).not_in_pm2();
+
+    /// `false` is short for `kill_mode = "main"`.
     treekill: bool = key(Group::StopAndReadiness)
-        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, not its process tree"))
-        .spec(&["/stop/whole_tree"])
-        .jlist("treekill", |spec| spec.stop.whole_tree.into());
+        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, as `--kill-mode main`"))
+        .spec(&["/stop/mode"])
+        .jlist("treekill", |spec| (spec.stop.mode != KillMode::Main).into());
 
     /// Stop the app with the message `shutdown` on the Node.js IPC channel instead of a signal.
     shutdown_with_message: bool = key(Group::StopAndReadiness)
@@ -400,10 +416,6 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
     ignored("name_prefix", "use the full name"),
     ignored("write", "the file is never rewritten; `rsm init` creates one").warn("--write"),
     ignored("windows_hide", "rsm runs on Linux only"),
-    ignored("source_map_support", "use node_args (`--node-args=--enable-source-maps`)")
-        .warn("--source-map-support"),
-    ignored("disable_source_map_support", "source maps are off by default")
-        .flag("--disable-source-map-support"),
     ignored("vizion", "version control metadata is not read").flag("--no-vizion"),
     ignored("pmx", NOT_INJECTED).flag("--no-pmx"),
     ignored("automation", NOT_INJECTED).flag("--no-automation"),

@@ -9,6 +9,7 @@ use crate::config::parse::file::{self, ParsedApp};
 use crate::config::parse::format::STDIN;
 use crate::config::parse::source::SourceText;
 use crate::config::resolve::{self, ResolveContext, SearchPath};
+use crate::paths::absolute;
 use crate::spec::{AppSpec, dependencies};
 
 /// How a file or command line is loaded.
@@ -22,6 +23,8 @@ pub struct LoadOptions {
     pub cores: u32,
     /// The `PATH` in which programs are searched.
     pub path_var: OsString,
+    /// The command line, which a file in JavaScript sees as `process.argv`.
+    pub command_line: Vec<OsString>,
 }
 
 /// An app of a file, and where each of its keys was given.
@@ -136,12 +139,12 @@ pub fn app_names(path: &Path, options: &LoadOptions) -> Result<Vec<String>, Conf
 /// Reads a file, or standard input for `-`.
 pub(super) fn read_source(path: &Path, options: &LoadOptions) -> Result<SourceText, ConfigErrors> {
     let search = SearchPath::new(None, &options.path_var, Path::new("."));
-    SourceText::read(path, &search)
+    SourceText::read(path, &search, &options.command_line)
 }
 
 /// The context of the apps of a file; for standard input, relative paths start at the current directory.
 fn file_context<'a>(path: &Path, options: &'a LoadOptions) -> ResolveContext<'a> {
-    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let absolute = absolute(path);
     ResolveContext {
         base: absolute.parent().unwrap_or(Path::new("/")).to_owned(),
         script_from_base: false,
@@ -152,14 +155,20 @@ fn file_context<'a>(path: &Path, options: &'a LoadOptions) -> ResolveContext<'a>
     }
 }
 
-/// The names in `--only`, separated by commas or blanks. A name that contains a blank is recognized if an app has it.
+/// The names in `--only`, separated by commas or blanks. A name that contains one of these is recognized if an app has
+/// it.
 fn selected_names(only: &[String], names: &[Option<String>]) -> Vec<String> {
-    let parts = only.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty());
-    let words = |part: &str| match names.iter().flatten().any(|name| name == part) {
-        true => vec![part.to_owned()],
-        false => part.split_whitespace().map(str::to_owned).collect(),
+    let is_name = |text: &str| names.iter().flatten().any(|name| name == text);
+    let split = |text: &str, separator: fn(char) -> bool| -> Vec<String> {
+        let text = text.trim();
+        match is_name(text) {
+            true => vec![text.to_owned()],
+            false => text.split(separator).map(str::to_owned).collect(),
+        }
     };
-    parts.flat_map(words).collect()
+    let parts = only.iter().flat_map(|text| split(text, |c| c == ','));
+    let words = parts.flat_map(|part| split(&part, char::is_whitespace));
+    words.filter(|word| !word.is_empty()).collect()
 }
 
 fn check_duplicate_names(parsed: &[ParsedApp], names: &[Option<String>], diagnostics: &mut Diagnostics<'_>) {

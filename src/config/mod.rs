@@ -25,7 +25,7 @@ mod schema;
 mod tests;
 mod values;
 
-pub use command_line::{CommandLine, GivenFlag, load_command_line};
+pub use command_line::{CommandLine, GivenFlag, is_runnable, load_command_line};
 pub use convert::{Converted, convert};
 pub use diagnostics::{ConfigErrors, Diagnostic, Location};
 pub use key_def::{Flag, FlagValue, Group, KeyDef, Pm2Reader, Pm2Value};

@@ -104,6 +104,7 @@ pub const EXPORTED_KEYS: &[KeyExport] = &[
     row("cwd", Same("WorkingDirectory="), IMAGE_DIRECTORY, IMAGE_DIRECTORY, IMAGE_DIRECTORY),
     row("interpreter", Same("ExecStart="), Same("command"), Same("command"), Same("command")),
     row("interpreter_args", Same("ExecStart="), Same("command"), Same("command"), Same("args")),
+    row("source_map_support", Same("ExecStart="), Same("command"), Same("command"), Same("args")),
     row(
         "autostart",
         Same("[Install] is left out"),
@@ -336,6 +337,13 @@ pub const EXPORTED_KEYS: &[KeyExport] = &[
         Same("stop_grace_period"),
         Same("terminationGracePeriodSeconds"),
         Same("kill_timeout"),
+    ),
+    row(
+        "kill_mode",
+        Near("KillMode=", "all processes get the signal at once, unless it is `main`"),
+        NotNeeded("the engine signals the main process and removes the rest with the container"),
+        NotNeeded("the kubelet signals the main process and removes the rest with the container"),
+        NotNeeded("the engine signals the main process and removes the rest with the container"),
     ),
     row(
         "treekill",

@@ -10,7 +10,7 @@ use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::unit::{Unit, assignment, command_word, escape_specifiers, file_assignment, unit_name};
 use crate::program;
 use crate::spec::dependencies::Dependency;
-use crate::spec::{LogPath, Probe, RestartDelay};
+use crate::spec::{KillMode, LogPath, Probe, RestartDelay};
 
 /// The longest delay of a restart backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
@@ -251,7 +251,7 @@ impl<'a> AppUnits<'a> {
         let (app, stop) = (self.app, &self.app.spec.stop);
         unit.set_some("KillSignal", (stop.signal != "SIGTERM").then_some(&stop.signal))
             .set_some("TimeoutStopSec", app.has_key("kill_timeout").then(|| duration(stop.timeout)))
-            .set_some("KillMode", (!stop.whole_tree).then_some("process"))
+            .set_some("KillMode", (stop.mode == KillMode::Main).then_some("process"))
             .set_some(
                 "TimeoutStartSec",
                 app.has_key("listen_timeout").then(|| duration(app.spec.readiness.timeout)),

@@ -62,6 +62,8 @@ pub enum InstanceEvent {
         run: u32,
         /// Pids of the processes that remain.
         remaining: Vec<i32>,
+        /// The name of one of them that has created its own session.
+        background: Option<String>,
     },
     /// An orphan exited; it may belong to a tree that is being cleaned up.
     OrphanExited,
@@ -134,7 +136,7 @@ pub enum Effect {
         /// The first process of the tree.
         process: RunProcess,
     },
-    /// Send SIGKILL to the whole tree.
+    /// Send SIGKILL to the tree.
     Kill {
         /// The first process of the tree.
         process: RunProcess,

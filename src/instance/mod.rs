@@ -5,10 +5,12 @@
 //! are dropped in one place. An instance changes by `handle` and by the other transitions defined in this module;
 //! its fields are private.
 
+mod background;
 mod completed;
 mod condition;
 pub mod event;
 pub mod launch;
+pub mod program_lookup;
 mod reason;
 pub mod replacement;
 pub mod restart_policy;
@@ -132,7 +134,9 @@ impl Instance {
             InstanceEvent::Ready { .. } => self.on_ready(&mut out),
             InstanceEvent::SpawnFailed { run, failure } => self.on_spawn_failed(run, failure, now, &mut out),
             InstanceEvent::Exited { run, exit } => self.on_exited(run, exit, now, &mut out),
-            InstanceEvent::TreeChecked { remaining, .. } => self.on_tree_checked(&remaining, now, &mut out),
+            InstanceEvent::TreeChecked { remaining, background, .. } => {
+                self.on_tree_checked(&remaining, background, now, &mut out);
+            }
             InstanceEvent::OrphanExited => self.on_orphan_exited(&mut out),
             InstanceEvent::TimerFired { at } if self.status.timer == Some(at) => self.on_timer(now, &mut out),
             InstanceEvent::TimerFired { .. } => {}
@@ -405,16 +409,32 @@ impl Instance {
         }
     }
 
-    fn on_tree_checked(&mut self, remaining: &[i32], now: Moment, out: &mut Vec<Effect>) {
+    fn on_tree_checked(
+        &mut self,
+        remaining: &[i32],
+        background: Option<String>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
         let State::CleaningUp { process, requested, .. } = self.status.state else { return };
+        let last = self.status.history.back();
+        let (exit, uptime) = last.map_or((Exit::Unknown, 0), |run| (run.exit.clone(), run.uptime));
+        let uptime = Duration::from_millis(uptime);
         if !remaining.is_empty() {
+            if background::is_background_start(&exit, uptime) {
+                self.status.background = self.status.background.take().or(background);
+            }
             return; // checked again when an orphan exits, or when the timer fires
         }
+        let background = self.status.background.take();
         self.status.timer = None;
         out.push(Effect::ReleaseRun { run: process.run });
         match self.status.want {
             Want::Up if requested => self.spawn(true, now, out),
             Want::Up => {
+                if let Some(program) = background {
+                    return self.mark_errored(background::reason(&program), out);
+                }
                 // The exit was recorded when the state was entered.
                 let Some(run) = self.status.history.back().cloned() else {
                     return self.spawn(false, now, out);

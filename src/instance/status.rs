@@ -51,6 +51,9 @@ pub struct InstanceStatus {
     /// Why the probe of the latest run failed.
     #[serde(default, alias = "problem", skip_serializing_if = "Option::is_none")]
     pub health_problem: Option<String>,
+    /// The program of the latest run that put itself into the background, while it is being stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<String>,
     /// Why the last attempt to replace the process failed.
     #[serde(default, alias = "refused", skip_serializing_if = "Option::is_none")]
     pub replace_error: Option<String>,
@@ -74,6 +77,7 @@ impl InstanceStatus {
             ready: false,
             listens: Listens::default(),
             health_problem: None,
+            background: None,
             replace_error: None,
         }
     }

@@ -22,7 +22,7 @@ fn exited(run: u32, code: i32) -> InstanceEvent {
 }
 
 fn tree_checked(run: u32) -> InstanceEvent {
-    InstanceEvent::TreeChecked { run, remaining: vec![] }
+    InstanceEvent::TreeChecked { run, remaining: vec![], background: None }
 }
 
 fn online() -> Instance {
@@ -89,7 +89,7 @@ fn orphans_get_the_same_grace_period() {
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Terminate, .. }))
     );
-    api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55] }, at(101));
+    api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55], background: None }, at(101));
     assert!(matches!(api.status.state, State::CleaningUp { .. }));
     let effects = api.handle(InstanceEvent::TimerFired { at: 10_000 }, at(10_000));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Kill, .. })));

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{
-    self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, Launcher, Limits,
-    LogFormat, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy,
-    WatchSpec, WhenFull, origin,
+    self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, KillMode, Launcher,
+    Limits, LogFormat, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy,
+    StopPolicy, WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
@@ -175,8 +175,8 @@ pub struct AppStop {
     pub signal: String,
     /// Time from the signal to SIGKILL.
     pub timeout: u64,
-    /// Signal the whole process tree.
-    pub whole_tree: bool,
+    /// Which processes get the signal.
+    pub mode: KillMode,
     /// Send the message `shutdown` over the Node.js channel instead of the signal.
     pub by_message: bool,
 }
@@ -352,7 +352,7 @@ convert!(AppSpec, App:
 convert!(RestartPolicy, AppRestart:
     same autorestart max_restarts stop_exit_codes; into delay; optional; millis min_uptime window; renamed);
 convert!(StopPolicy, AppStop:
-    same signal; into; optional; millis timeout; renamed whole_tree => whole_tree by_message => by_message);
+    same signal mode; into; optional; millis timeout; renamed by_message => by_message);
 convert!(spec::Readiness, AppReadiness:
     same wait_ready; into; optional probe; millis timeout; renamed);
 convert!(spec::Probe, AppProbe:

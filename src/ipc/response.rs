@@ -150,6 +150,12 @@ pub struct InstanceView {
     pub user: String,
     /// Whether it is restarted when files change.
     pub watching: bool,
+    /// Whether its liveness probe passes; absent without a probe, and if it is not online.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub healthy: Option<bool>,
+    /// Script, program or shell command.
+    #[serde(default)]
+    pub script: String,
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,

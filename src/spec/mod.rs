@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod dependencies;
+mod known_programs;
 pub mod limits;
 pub mod origin;
 mod patch;
@@ -23,8 +24,9 @@ mod rotation;
 mod runtime;
 
 pub use dependencies::{Condition, Dependency};
+pub use known_programs::known_program;
 pub use limits::Limits;
-pub use policy::{Overlap, Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
+pub use policy::{KillMode, Overlap, Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
 pub use probe::{Autoscale, PortOptions, Probe, ProbeAction};
 pub use rotation::{Rotation, WhenFull};
 pub use runtime::{Runtime, runtime_of};

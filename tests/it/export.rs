@@ -7,7 +7,8 @@ use std::process::Command;
 use rsm::config::{KEYS, LoadOptions, load_located};
 use rsm::export::{EXPORTED_KEYS, ExportOptions, Exported, Target, export, keys_as_markdown};
 
-use crate::harness::{Rsm, cached};
+use crate::harness::Rsm;
+use crate::programs::cached;
 
 const ENGINES: [Target; 4] = [Target::Systemd, Target::Compose, Target::Kubernetes, Target::Nomad];
 
@@ -29,6 +30,7 @@ const CASES: &[Case] = &[
     ("cwd", "cwd = \"sub\"\nscript = \"../server.js\"", ["WorkingDirectory=DIR/sub", "working directory of the image", "working directory of the image", "working directory of the image"]),
     ("interpreter", "interpreter = \"python3\"", ["python3 DIR/server.js", "command: [python3", "command: [python3", "\"python3\""]),
     ("interpreter_args", "interpreter_args = \"--trace-gc\"", ["node --trace-gc", "\"--trace-gc\"", "\"--trace-gc\"", "\"--trace-gc\""]),
+    ("source_map_support", "source_map_support = true", ["node --enable-source-maps", "\"--enable-source-maps\"", "\"--enable-source-maps\"", "\"--enable-source-maps\""]),
     ("autostart", "autostart = false", ["!WantedBy", "profiles: [manual]", "replicas: 0", "count = 0"]),
     ("depends_on", "depends_on = [\"db\"]", ["Requires=db.service", "db:\n        condition: service_started", "until nc -z db 5555", "nomadService \"db\""]),
     ("append_env_to_name", "append_env_to_name = true", [NONE; 4]),
@@ -70,6 +72,7 @@ const CASES: &[Case] = &[
     ("overlap", "cron_restart = \"0 4 * * *\"\nautorestart = false\noverlap = \"queue\"", ["whatever `overlap` is", NONE, "concurrencyPolicy: Forbid", "prohibit_overlap = true"]),
     ("kill_signal", "kill_signal = \"SIGQUIT\"", ["KillSignal=SIGQUIT", "stop_signal: SIGQUIT", "stopSignal: SIGQUIT", "\"SIGQUIT\""]),
     ("kill_timeout", "kill_timeout = \"30s\"", ["TimeoutStopSec=30s", "stop_grace_period: \"30s\"", "terminationGracePeriodSeconds: 30", "\"30s\""]),
+    ("kill_mode", "kill_mode = \"main\"", ["KillMode=process", NONE, NONE, NONE]),
     ("treekill", "treekill = false", ["KillMode=process", NONE, NONE, NONE]),
     ("shutdown_with_message", "shutdown_with_message = true", [LOST; 4]),
     ("wait_ready", "wait_ready = true", ["Type=notify", LOST, LOST, LOST]),

@@ -13,6 +13,7 @@ use crate::cli::error::Error;
 use crate::cli::operation::{self, find_failures};
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
+use crate::cli::targets::resolve_paths;
 use crate::cli::{completion, environment};
 use crate::config;
 use crate::ipc::client::{Client, LineStream};
@@ -23,7 +24,7 @@ use crate::ipc::message::{
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReloadArgs {
-    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
+    /// Ids, names, namespaces, paths of scripts, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     /// Number of instances of an app to replace at a time
@@ -50,11 +51,13 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         args.targets.extend(args.settings.take_swallowed_target());
     }
     args.change.ignored.warn(session);
-    let reload = build_request(&args, session)?;
+    args.settings.warn_about_error_file(session);
+    let mut reload = build_request(&args, session)?;
     let mut client = match reload.apps.is_empty() {
         true => session.connect_for(&args.targets).await?,
         false => session.connect_or_start().await?,
     };
+    reload.select = resolve_paths(&reload.select, session, &mut client).await?;
     let load_check = match &args.verify {
         Some(url) => Some(LoadCheck::start(url).await?),
         None => None,
@@ -104,15 +107,15 @@ fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<ReloadRe
     let ReloadArgs { targets, settings, change, args, parallel, .. } = reload_args;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
-    if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvWithoutFile);
+    if files.is_empty() {
+        change.warn_without_file(session);
     }
     let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut apps = Vec::new();
     for file in &files {
         apps.extend(load_apps(session, file, settings, args, &context)?);
     }
-    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context)?) };
+    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context, session)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited = (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
     Ok(ReloadRequest { select, apps, inherited, changes, parallel: *parallel })

@@ -37,8 +37,15 @@ pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<
         let what = format!("the daemon runs rsm {}, this is another version", tame(version));
         warning(what, ". To upgrade it", "rsm upgrade".into())
     });
-    let unsaved =
-        context.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
+    // Less important than all others.
+    let unsaved = context.unsaved.then(|| Alert {
+        tone: Tone::Dim,
+        ..warning(
+            "the list is not saved".into(),
+            " (to start it at boot, also rsm startup)",
+            "rsm save".into(),
+        )
+    });
     let apps = errored_alert(instances).into_iter().chain(crash_loop_alert(instances));
     let apps = apps.chain(failed_job_alert(instances));
     apps.chain(other_version).chain(unsaved).collect()
@@ -236,11 +243,11 @@ mod tests {
         let all = alerts(&[errored], &AlertContext { unsaved: true, ..AlertContext::default() });
         let rendered = |columns| line(&all, columns).unwrap().1;
         assert!(
-            rendered(200).contains("exit code 1. For details: rsm describe 2; the list has"),
+            rendered(200).contains("exit code 1. For details: rsm describe 2; the list is not saved"),
             "{}",
             rendered(200)
         );
-        let brief = "网关 (id 2) is errored: rsm describe 2; the list has unsaved changes: rsm save";
+        let brief = "网关 (id 2) is errored: rsm describe 2; the list is not saved: rsm save";
         assert_eq!((rendered(width(brief)).as_str(), rendered(70)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
@@ -249,7 +256,7 @@ mod tests {
         let errored = [view(2, "网关", DisplayStatus::Errored)];
         let all = alerts(&errored, &full_context());
         let row = |columns| compact_line(&all, columns).unwrap().1;
-        assert!(row(400).ends_with("the list has unsaved changes: rsm save"), "{}", row(400));
+        assert!(row(400).ends_with("the list is not saved: rsm save"), "{}", row(400));
         assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 2 more: rsm list");
         assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 2 more: rsm list");
         for columns in 0..200 {

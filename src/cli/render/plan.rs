@@ -127,7 +127,7 @@ pub(crate) fn text(steps: &[PlanStep]) -> String {
 /// The plan as JSON: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
 pub(crate) fn json(steps: &[PlanStep]) -> Value {
     let change = |change: &FieldDiff| match &change.values {
-        Some((current, planned)) => json!({ "setting": change.name, "is": current, "wanted": planned }),
+        Some((current, planned)) => json!({ "setting": change.name, "current": current, "desired": planned }),
         None => json!({ "setting": change.name, "change": change.note }),
     };
     let step = |step: &PlanStep| {
@@ -231,7 +231,7 @@ mod tests {
             "action": "reload", "app": "api", "ids": [0, 1],
             "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",
             "changes": [
-                { "setting": "kill_timeout", "is": 1000, "wanted": 2000 },
+                { "setting": "kill_timeout", "current": 1000, "desired": 2000 },
                 { "setting": "env.TOKEN", "change": "removed" },
             ],
         });

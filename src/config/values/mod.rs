@@ -49,8 +49,8 @@ pub(super) use crate::config::values::env::{EnvFilterValue, EnvValue, VarName};
 pub(super) use crate::config::values::log_rules::LogRules;
 pub(super) use crate::config::values::log_target::{LogTarget, WatchValue};
 pub(super) use crate::config::values::name::{
-    AppName, BalanceValue, CronValue, ExecModeValue, LogFormatValue, OverlapValue, SignalName, TimeZoneName,
-    UserOrGroup,
+    AppName, BalanceValue, CronValue, ExecModeValue, KillModeValue, LogFormatValue, OverlapValue, SignalName,
+    TimeZoneName, UserOrGroup,
 };
 pub(super) use crate::config::values::number::{CountValue, CpuQuota, ExitCodes, InstanceCount, PortValue};
 pub(super) use crate::config::values::probe::{

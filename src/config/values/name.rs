@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::config::values::{FromValue, ValueError, expected, expected_with_help, integer};
 use crate::schedule::{self, Schedule};
-use crate::spec::{Balance, ExecMode, LogFormat, Overlap};
+use crate::spec::{Balance, ExecMode, KillMode, LogFormat, Overlap};
 
 /// The name of an app, which is also a part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub(crate) struct ExecModeValue(pub(crate) ExecMode);
 /// The load balancing method of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BalanceValue(pub(crate) Balance);
+
+/// Which processes get the stop signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KillModeValue(pub(crate) KillMode);
 
 /// The name of a signal, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +89,17 @@ impl FromValue for BalanceValue {
             Some("ip_hash") => Ok(Self(Balance::IpHash)),
             Some("shared") => Ok(Self(Balance::Shared)),
             _ => expected("\"random\", \"ip_hash\" or \"shared\""),
+        }
+    }
+}
+
+impl FromValue for KillModeValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        match value.as_str() {
+            Some("topmost") => Ok(Self(KillMode::Topmost)),
+            Some("all") => Ok(Self(KillMode::All)),
+            Some("main") => Ok(Self(KillMode::Main)),
+            _ => expected("\"topmost\", \"all\" or \"main\""),
         }
     }
 }
@@ -175,6 +190,7 @@ impl FromValue for LogFormatValue {
 
 schema!(AppName, { "type": "string", "minLength": 1, "maxLength": MAX_NAME, "not": { "const": "all" } });
 schema!(BalanceValue, { "enum": ["random", "ip_hash", "shared"] });
+schema!(KillModeValue, { "enum": ["topmost", "all", "main"] });
 schema!(ExecModeValue, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
 schema!(SignalName, { "type": "string", "examples": ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR2"] });
 schema!(UserOrGroup, { "type": ["string", "integer"], "minimum": 0 });

@@ -35,7 +35,7 @@ use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunId;
 use crate::ipc::message::EventKind;
 use crate::metrics::Usage;
-use crate::spec::Overlap;
+use crate::spec::{Overlap, StopPolicy};
 
 /// Connections to a stopped instance wait for its next start if that follows within this many milliseconds. If it
 /// takes longer, they are refused, so that clients can react.
@@ -132,7 +132,7 @@ impl<W: World> Supervisor<W> {
             self.run_effects(target, effects);
         }
         for (run, process) in recovery.orphan_runs {
-            self.world.kill(run, process);
+            self.world.kill(run, process, &StopPolicy::default());
         }
         self.mark_apps_changed();
     }
@@ -197,9 +197,11 @@ impl<W: World> Supervisor<W> {
                 }
                 Effect::Drain { run: number } => self.world.drain(run(number)),
                 Effect::SendStopSignal { process } => self.world.stop(run(process.run), process, instance),
-                Effect::Kill { process } => self.world.kill(run(process.run), process),
+                Effect::Kill { process } => {
+                    self.world.kill(run(process.run), process, &instance.spec().stop);
+                }
                 Effect::CleanUpTree { process, mode } => {
-                    self.world.clean_up_tree(run(process.run), process, mode);
+                    self.world.clean_up_tree(run(process.run), process, mode, &instance.spec().stop);
                 }
                 Effect::ReleaseRun { run: number } => {
                     self.world.release_run(run(number));

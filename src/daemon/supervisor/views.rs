@@ -63,6 +63,8 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         memory_limit: spec.max_memory_restart,
         user: spec.account.as_ref().map_or(user, |account| &account.user).to_owned(),
         watching: spec.watch.is_some(),
+        healthy: (instance.is_online() && spec.health.is_some()).then_some(status.health_problem.is_none()),
+        script: spec.script.clone(),
         version: spec.version.clone(),
         source: spec.source.clone(),
         drift: None,

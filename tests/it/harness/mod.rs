@@ -360,17 +360,3 @@ pub fn get(port: u16, path: &str) -> Option<String> {
     socket.read_to_string(&mut answer).ok()?;
     Some(answer)
 }
-
-/// Creates a directory once and keeps it for later test runs.
-pub fn cached(name: &str, create: impl FnOnce(&Path)) -> PathBuf {
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if !path.exists() {
-        let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        create(new.path());
-        // Another process may have created it; both have the same content.
-        let _ = fs::rename(new.path(), &path);
-    }
-    path
-}

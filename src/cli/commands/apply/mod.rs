@@ -4,9 +4,10 @@ mod diff;
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use crate::cli::app_flags::{InvocationContext, WaitFlags, print_warnings};
+use crate::cli::commands::start::default_file;
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::render::plan::{self, PlanAction, PlanStep};
@@ -23,8 +24,9 @@ use crate::spec::AppSpec;
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ApplyArgs {
-    /// Ecosystem file
-    file: String,
+    /// Ecosystem file [default: ecosystem.toml]
+    #[arg(value_hint = ValueHint::FilePath)]
+    file: Option<String>,
     /// Delete apps that were started from this file and are no longer in it
     #[arg(long)]
     prune: bool,
@@ -32,7 +34,7 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
+    #[arg(long, value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
 }
 
@@ -105,13 +107,14 @@ pub(crate) async fn apply(
     if requests.is_empty() {
         return Ok(());
     }
-    let description = format!("applying {}", args.file);
+    let description = format!("applying {}", args.file.as_deref().unwrap_or("the ecosystem file"));
     send_all(session, &mut client, &description, requests).await.map(drop)
 }
 
 async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
     let context = InvocationContext::new(args.env.as_deref(), &args.only)?;
-    let path = Path::new(&args.file);
+    let file = args.file.clone().map_or_else(default_file, Ok)?;
+    let path = Path::new(&file);
     let loaded = config::load(path, &context.options)?;
     print_warnings(session, &loaded.warnings);
     let mut client = session.connect_if_running().await?;
@@ -119,7 +122,7 @@ async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Er
         Some(client) => fetch_details(client, session).await?,
         None => Vec::new(),
     };
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = crate::paths::absolute(path);
     // With `--only`, the other apps of the file are not part of the plan.
     let file = args.only.is_empty().then_some(file);
     let apps = loaded.apps;

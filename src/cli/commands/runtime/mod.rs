@@ -159,25 +159,23 @@ impl RuntimeArgs {
     /// The apps of the file, or the app of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
         self.change.ignored.warn(session);
+        self.settings.warn_about_error_file(session);
         let _ = &self.pm2;
         let target = match &self.targets[..] {
             // `pm2-runtime start FILE`
             [word, target] if word == "start" => target,
             [target] => target,
             [_, second, ..] => {
-                let message = format!(
-                    "unexpected argument {second:?}\n\nhelp: pass arguments for the app after `--`\n"
-                );
-                return Err(Error::Usage(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, message)));
+                return Err(Error::WrongUsage {
+                    message: format!("unexpected argument {second:?}"),
+                    help: "write the arguments of the app after `--`".into(),
+                });
             }
             [] => return Err(Error::NoConfigFile { directory: ".".into() }),
         };
         let context = InvocationContext::new(self.change.env.as_deref(), &self.change.only)?;
         if config::is_config_file(target) {
             return load_apps(session, target, &self.settings, &self.args, &context);
-        }
-        if self.change.env.is_some() {
-            return Err(Error::EnvWithoutFile);
         }
         let line = self.settings.command_line(target, &self.args);
         let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
