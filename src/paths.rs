@@ -29,6 +29,10 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(&joined).unwrap_or(joined)
 }
 
+mod access;
+
+pub use access::UnsafeHome;
+
 /// The home of one daemon: `$RSM_HOME`, else `~/.rsm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Home(PathBuf);
@@ -42,8 +46,8 @@ impl Home {
     /// The home from the environment.
     ///
     /// # Errors
-    /// Neither `RSM_HOME` nor `HOME` is set, or the path is relative and the current directory does not
-    /// exist.
+    /// Neither `RSM_HOME` nor `HOME` is set, the path is relative and the current directory does not exist,
+    /// or the path is not valid UTF-8.
     pub fn from_env() -> io::Result<Self> {
         Self::from_first_var(&["RSM_HOME"])
     }
@@ -59,28 +63,68 @@ impl Home {
     /// The home from the first of these variables that is set.
     fn from_first_var(variables: &[&str]) -> io::Result<Self> {
         let mut values = variables.iter().filter_map(std::env::var_os);
-        if let Some(path) = values.find(|path| !path.is_empty()) {
-            return Ok(Self(std::path::absolute(path)?));
+        let path = match values.find(|path| !path.is_empty()) {
+            Some(path) => std::path::absolute(path)?,
+            None => match std::env::home_dir().filter(|path| path.is_absolute()) {
+                Some(user_home) => user_home.join(".rsm"),
+                None => {
+                    return Err(io::Error::new(io::ErrorKind::NotFound, "neither RSM_HOME nor HOME is set"));
+                }
+            },
+        };
+        // Paths of the home are in JSON documents and in the environment of apps.
+        match path.to_str() {
+            Some(_) => Ok(Self(path)),
+            None => {
+                let text = format!("{} is not valid UTF-8", path.display());
+                Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+            }
         }
-        match std::env::home_dir().filter(|path| path.is_absolute()) {
-            Some(user_home) => Ok(Self(user_home.join(".rsm"))),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "neither RSM_HOME nor HOME is set")),
-        }
+    }
+
+    /// Checks that the home belongs to this user, if it exists. Root must not use the home of another user:
+    /// that user decides which programs its daemon executes.
+    ///
+    /// # Errors
+    /// It belongs to another user.
+    pub fn check_owner(&self) -> Result<(), UnsafeHome> {
+        access::check_owner(&self.0)
+    }
+
+    /// Checks that no other user could have changed the home: its directory, and the files that the daemon
+    /// reads and writes.
+    ///
+    /// # Errors
+    /// Another user owns it or one of the files, or can write there.
+    pub fn check_access(&self) -> Result<(), UnsafeHome> {
+        let files = [
+            self.state(),
+            self.previous_state(),
+            self.dump(),
+            self.previous_dump(),
+            self.settings(),
+            self.daemon_settings_v0_1(),
+            self.daemon_log(),
+            self.socket(),
+            self.run_dir(),
+            self.boot_id(),
+            self.log_indexes(),
+            self.keeper_lock(),
+            self.start_lock(),
+        ];
+        access::check_content(&self.0, &files)
     }
 
     /// Creates the directory and its subdirectories, accessible only to the user (0700).
     ///
     /// # Errors
-    /// It cannot be created, is not a directory, or belongs to another user.
+    /// It cannot be created, is not a directory, or another user can write into it.
     pub fn create(&self) -> io::Result<()> {
         let mut private = std::fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
+        self.check_access()?;
         private.create(&self.0)?;
         let meta = std::fs::metadata(&self.0)?;
-        let me = nix::unistd::geteuid().as_raw();
-        if meta.uid() != me && me != 0 {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "owned by another user"));
-        }
         if meta.permissions().mode() & 0o077 != 0 {
             std::fs::set_permissions(&self.0, std::fs::Permissions::from_mode(0o700))?;
         }

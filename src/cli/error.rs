@@ -293,7 +293,9 @@ fn client_presentation(error: &ClientError, log: &Path) -> Presentation {
     let see_log = format!("see {}", log.display());
     let (exit_code, help) = match error {
         ClientError::Rejected(_) => (1, error.help()),
-        ClientError::NotRunning { .. } | ClientError::PermissionDenied { .. } => (3, error.help()),
+        ClientError::NotRunning { .. }
+        | ClientError::PermissionDenied { .. }
+        | ClientError::UnsafeHome(_) => (3, error.help()),
         ClientError::ConnectionLost(_) | ClientError::Protocol(_) | ClientError::Connect { .. } => {
             let help = error.help().map_or(see_log.clone(), |help| format!("{help}; {see_log}"));
             (3, Some(help))

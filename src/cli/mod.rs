@@ -16,6 +16,7 @@ mod man;
 mod monit;
 mod operation;
 mod output;
+mod port_holder;
 mod progress;
 mod render;
 mod screen;

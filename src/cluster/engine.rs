@@ -365,7 +365,8 @@ impl Engine {
 
     fn handle_call(&mut self, run: u64, call: &Notification) {
         let Some(notifier) = self.notifier(run) else { return };
-        let verdict = match SupervisedCall::parse(call) {
+        let read = |address, length| self.read_caller_memory(run, call, address, length);
+        let verdict = match SupervisedCall::parse(call, &read) {
             Ok(None) | Err(Errno::EFAULT) => CallVerdict::Continue,
             Ok(Some(SupervisedCall::Bind(args))) => self.bind(run, call, &args),
             Ok(Some(SupervisedCall::Listen(args))) => self.listen(run, call, &args),

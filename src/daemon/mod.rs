@@ -15,6 +15,7 @@ mod world;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::runtime;
@@ -46,14 +47,16 @@ use crate::ipc::client::Client;
 use crate::ipc::message::{EventView, Pong, Request};
 use crate::ipc::server;
 use crate::keeper::protocol::{CHANNEL_FD, FdRole, KeeperRequest, LISTENER_FD, UpgradeResult};
-use crate::logs::{LogConfig, LogWorkers, daemon_log};
+use crate::logs::{LogConfig, LogHandle, LogWorkers, daemon_log};
 use crate::paths::Home;
-use crate::process::{fd_channel, oom_score, spawn};
+use crate::process::{detached, fd_channel, oom_score, spawn};
 use crate::settings::RsmSettings;
 use crate::version::version;
 
 /// How many events a slow subscriber can lag behind.
 const EVENT_BACKLOG: usize = 1024;
+/// How often to check for blocked log workers.
+const STALL_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until a shutdown is done or another process takes over. Only the keeper can start it: it
 /// passes the channel and the API's socket at fixed numbers.
@@ -73,11 +76,17 @@ pub fn main(home: &Home) -> io::Result<()> {
         let daemon = Daemon::start(home, &settings, channel).await?;
         daemon.run_until_exit(UnixListener::from_std(listener.try_clone()?)?).await
     });
+    // A thread of the runtime may be blocked by a disk; the end of the process does not wait for it.
+    runtime.shutdown_background();
+    let is_blocked = !detached::stalled_calls().is_empty();
     let result = result.and_then(|(reason, link, log_workers)| {
         drop(log_workers); // writes what is still in the pipes
         match reason {
             ExitReason::KeeperLost => {
                 tracing::warn!("keeper died; taking over as keeper");
+                if is_blocked {
+                    let _ = spawn::leave_blocked_threads(); // otherwise `execve` waits for them
+                }
                 Err(link.exec_keeper(listener.as_fd(), nofile))
             }
             ExitReason::ShutDown | ExitReason::Replaced => Ok(()),
@@ -221,6 +230,7 @@ impl Daemon {
         spawn_local(autosave.clone().run(self.events.subscribe()));
         spawn_local(self.keeper.clone().send_queued());
         spawn_local(run_sampling(self.handle.clone(), self.queue.clone(), self.limiter.clone()));
+        spawn_local(check_log_workers(self.log_workers.handle()));
         spawn_local(announce_ready(self.home.clone(), self.keeper.clone()));
         let keeper_notices = KeeperNotices {
             link: self.keeper.clone(),
@@ -297,6 +307,14 @@ async fn run_supervisor(mut supervisor: Supervisor<SystemWorld>, mut inputs: mps
             supervisor.handle(input);
         }
         supervisor.finish_batch();
+    }
+}
+
+/// Replaces log workers that an app blocks.
+async fn check_log_workers(logs: LogHandle) {
+    loop {
+        tokio::time::sleep(STALL_CHECK_INTERVAL).await;
+        logs.check_stalls();
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::atomic_file::{self, Durability};
 use crate::daemon::jobs::dump;
@@ -21,6 +22,8 @@ use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunId;
 use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::paths::Home;
+use crate::process::detached::GuardedThread;
+use crate::process::proc::environ::env_var;
 use crate::process::process_ref::{self, ProcessRef};
 use crate::process::spawn::stdio;
 use crate::process::tree::{self, OrphanScope};
@@ -28,6 +31,8 @@ use crate::time;
 
 /// Maximum number of runs of an instance that are not in the saved state.
 const MAX_UNSAVED_RUNS: u32 = 100_000;
+/// How long reopening the pipes of an app may take. The app can block it.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state of the previous daemon.
 #[derive(Default)]
@@ -216,9 +221,13 @@ fn find_survivors(
         }
     }
     runs.retain(|(run, _)| !known.contains(run));
-    runs.into_iter()
-        .map(|(run, process)| AttachedRun { run, process, fds: recover_fds(process), is_child: false })
-        .collect()
+    let mut recover = GuardedThread::new(recover_fds);
+    let attached = |(run, process): (RunId, ProcessRef)| {
+        let subject = format!("reopening the output pipes of process {}", process.pid);
+        let fds = recover.call(&subject, REOPEN_TIMEOUT, process).unwrap_or_default();
+        AttachedRun { run, process, fds, is_child: false }
+    };
+    runs.into_iter().map(attached).collect()
 }
 
 /// Whether a run that is not recorded can have been running when the state was lost. A run that was over before, as the
@@ -261,29 +270,17 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
     Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
 }
 
-/// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel.
+/// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel. A closed pipe
+/// replaces one that no process of the run has open.
 fn recover_fds(leader: ProcessRef) -> Vec<RoleFd> {
-    let mut fds = recover_pipes(leader);
-    let environ = std::fs::read(format!("/proc/{}/environ", leader.pid)).unwrap_or_default();
-    let number = environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(b"NODE_CHANNEL_FD="));
-    let number = number.and_then(|number| std::str::from_utf8(number).ok()?.parse::<i32>().ok());
+    let [out, err] = stdio::reopen_output_pipes(leader);
+    let or_closed =
+        |(role, pipe): (FdRole, Option<OwnedFd>)| Some((role, pipe.or_else(|| stdio::closed_pipe().ok())?));
+    let pipes = [(FdRole::Stdout, out), (FdRole::Stderr, err)];
+    let mut fds: Vec<RoleFd> = pipes.into_iter().filter_map(or_closed).collect();
+    let number = env_var(leader.pid, "NODE_CHANNEL_FD").and_then(|number| number.parse::<i32>().ok());
     // The app has a copy of the daemon's end under the next number.
     let end = number.and_then(|number| process_ref::duplicate_socketpair_end(leader, number.checked_add(1)?));
     fds.extend(end.map(|end| (FdRole::NodeChannel, end)));
     fds
-}
-
-/// Opens the read ends of the output pipes of a process. A pipe that the leader closed or replaced may still be
-/// open in a descendant; otherwise a closed pipe replaces it.
-fn recover_pipes(leader: ProcessRef) -> Vec<RoleFd> {
-    let members = tree::tree_members(leader);
-    let find =
-        |number| members.iter().find_map(|member| stdio::reopen_output_pipe(member.process.pid, number));
-    let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
-    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| stdio::is_same_file(out, err)) {
-        err = None; // `2>&1`
-    }
-    let or_closed =
-        |(role, pipe): (FdRole, Option<OwnedFd>)| Some((role, pipe.or_else(|| stdio::closed_pipe().ok())?));
-    [(FdRole::Stdout, out), (FdRole::Stderr, err)].into_iter().filter_map(or_closed).collect()
 }

@@ -61,7 +61,7 @@ use super::request::*;
 use super::response::*;
 use super::routes::{HttpRequest, MAX_BODY, Request, Retry, with_routes};
 use super::{IDEMPOTENCY_HEADER, VERSION_HEADER};
-use crate::paths::Home;
+use crate::paths::{Home, UnsafeHome};
 use crate::spec::EnvVars;
 use crate::version::version;
 
@@ -76,6 +76,11 @@ const REUSE_WITHIN: Duration = Duration::from_secs(5);
 /// While no daemon accepts, connections wait in the backlog of the socket; this is the timeout if it is full.
 const CONNECT_TIMEOUT: TimeVal = TimeVal::new(10, 0);
 
+/// How often to check whether the keeper is there, while waiting for a response.
+const KEEPER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// Number of checks in a row that find no keeper, after which no daemon is expected to respond.
+const MAX_KEEPER_CHECKS: u32 = 6;
+
 /// Why a request failed.
 #[derive(Debug)]
 pub enum ClientError {
@@ -89,6 +94,8 @@ pub enum ClientError {
         /// Path of the socket.
         socket: PathBuf,
     },
+    /// Another user can change the home.
+    UnsafeHome(UnsafeHome),
     /// The daemon rejected the request.
     Rejected(ApiError),
     /// The connection was lost before the response was complete.
@@ -112,6 +119,7 @@ impl ClientError {
                 format!("the daemon is not running (no listener on {})", socket.display())
             }
             Self::PermissionDenied { socket } => format!("permission denied: {}", socket.display()),
+            Self::UnsafeHome(error) => error.to_string(),
             Self::Rejected(error) => error.message.clone(),
             Self::ConnectionLost(reason) => {
                 format!("connection to the daemon lost before it responded ({reason})")
@@ -128,6 +136,7 @@ impl ClientError {
             Self::PermissionDenied { .. } => {
                 "the daemon belongs to another user; switch to that user or set RSM_HOME"
             }
+            Self::UnsafeHome(error) => return Some(error.help()),
             Self::Rejected(error) => return error.hint.clone(),
             Self::ConnectionLost(_) => "the operation may have been executed, see `rsm list`",
             Self::Protocol(_) => "if rsm was updated, run `rsm upgrade`",
@@ -170,8 +179,9 @@ impl Client {
     /// Connects to the daemon of this home. Does not create files.
     ///
     /// # Errors
-    /// No daemon listens, or it belongs to another user.
+    /// No daemon listens, or it or the home belongs to another user.
     pub async fn connect(home: &Home) -> Result<Self, ClientError> {
+        home.check_owner().map_err(ClientError::UnsafeHome)?;
         let socket = home.socket();
         let sender = handshake_with(&socket).await?;
         Ok(Self {
@@ -252,11 +262,24 @@ impl Client {
             return Err(ClientError::Rejected(ApiError::new(ErrorCode::TooLarge, text)));
         }
         let request = to_hyper(&parts, key)?;
+        let socket = self.socket.clone();
+        tokio::select! {
+            biased;
+            sent = self.exchange(request, &parts) => sent,
+            () = wait_for_lost_keeper(&socket) => Err(ClientError::NotRunning { socket: socket.clone() }),
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        request: hyper::Request<Full<Bytes>>,
+        parts: &HttpRequest,
+    ) -> Result<(Response<Incoming>, HttpSender), ClientError> {
         let repeated = request.clone();
         let mut sender = self.ready_sender().await?;
         let response = match sender.try_send_request(request).await {
             // Not sent, or without side effects: send it to the next daemon.
-            Err(failed) if failed.message().is_some() || is_safe_to_retry(&parts, failed.error()) => {
+            Err(failed) if failed.message().is_some() || is_safe_to_retry(parts, failed.error()) => {
                 sender = handshake_with(&self.socket).await?;
                 sender.send_request(repeated).await
             }
@@ -286,6 +309,22 @@ impl Client {
         }
         handshake_with(&self.socket).await
     }
+}
+
+/// Resolves when there has been no keeper for some time. A daemon that a thread in the kernel keeps from exiting keeps
+/// its socket open: connections to it are accepted by nobody.
+async fn wait_for_lost_keeper(socket: &Path) {
+    let mut missing = 0;
+    while missing < MAX_KEEPER_CHECKS {
+        tokio::time::sleep(KEEPER_CHECK_INTERVAL).await;
+        missing = if is_keeper_lost(socket) { missing + 1 } else { 0 };
+    }
+}
+
+/// Whether no keeper holds the lock of the home. While a daemon becomes the keeper, that is so for a moment.
+pub(super) fn is_keeper_lost(socket: &Path) -> bool {
+    let lock = socket.parent().map(|home| Home::new(home).keeper_lock());
+    lock.and_then(|path| std::fs::File::open(path).ok()).is_some_and(|lock| lock.try_lock_shared().is_ok())
 }
 
 /// Whether the request has no side effects, and another attempt may succeed.
@@ -376,7 +415,7 @@ fn connect_socket(path: &Path) -> nix::Result<std::os::unix::net::UnixStream> {
     }
     // Requests contain environments, which a process of another user at this path must not receive.
     let (peer, me) = (socket::getsockopt(&fd, sockopt::PeerCredentials)?.uid(), nix::unistd::geteuid());
-    if peer != me.as_raw() && peer != 0 && !me.is_root() {
+    if peer != me.as_raw() && peer != 0 {
         return Err(Errno::EACCES);
     }
     let stream = std::os::unix::net::UnixStream::from(fd);

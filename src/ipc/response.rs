@@ -296,19 +296,25 @@ pub struct InstanceOutcome {
 pub struct ActionReport {
     /// Affected instances, by id.
     pub instances: Vec<InstanceOutcome>,
-    /// Warnings.
+    /// Notes.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Warnings: conditions that are most likely mistakes, such as a port that two apps share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl ActionReport {
-    /// Merges another report; duplicate notes are dropped.
+    /// Merges another report; duplicate notes and warnings are dropped.
     pub fn add(&mut self, part: Self) {
         self.instances.extend(part.instances);
         self.instances.sort_by_key(|outcome| outcome.id);
         let new_notes: Vec<String> =
             part.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
         self.notes.extend(new_notes);
+        let new_warnings: Vec<String> =
+            part.warnings.into_iter().filter(|warning| !self.warnings.contains(warning)).collect();
+        self.warnings.extend(new_warnings);
     }
 }
 
@@ -339,6 +345,18 @@ pub struct DaemonInfo {
     /// The list differs from the saved list.
     #[serde(default)]
     pub unsaved: bool,
+    /// System calls that do not return, usually because of a disk that does not respond.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stalled: Vec<StalledOperation>,
+}
+
+/// An operation that is blocked in a system call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StalledOperation {
+    /// What is blocked, with the app.
+    pub subject: String,
+    /// Duration in milliseconds.
+    pub duration: u64,
 }
 
 /// Event of an instance.

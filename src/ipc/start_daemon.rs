@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use tokio::sync::oneshot;
 
-use super::client::{Client, ClientError};
+use super::client::{Client, ClientError, is_keeper_lost};
 use super::response::Pong;
 use super::routes::Request;
 use crate::path_error::PathError;
@@ -128,6 +128,7 @@ async fn connect_or_spawn(
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
     }
+    home.check_access().map_err(ClientError::UnsafeHome)?;
     if home.is_new() {
         let _ = RsmSettings::default().save(home); // the next line reports why the home cannot be created
     }
@@ -146,6 +147,12 @@ async fn connect_or_spawn(
 
 async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
     match Client::connect(home).await {
+        // The socket may be that of a daemon that cannot exit.
+        Ok(mut client) if is_keeper_lost(&home.socket()) => match client.call::<Pong>(&Request::Ping).await {
+            Ok(_) => Ok(Some(client)),
+            Err(ClientError::NotRunning { .. }) => Ok(None),
+            Err(error) => Err(error),
+        },
         Ok(client) => Ok(Some(client)),
         Err(ClientError::NotRunning { .. }) => Ok(None),
         Err(error) => Err(error),

@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::exit_watch::ExitWatch;
 use super::fd_store::FdStore;
 use super::protocol::{
     CHANNEL_FD, FdRole, KeeperNotice, LISTENER_FD, MAX_PACKET, RoleBorrowedFd, UpgradeResult, VERSION,
@@ -28,9 +29,15 @@ pub struct DaemonProcess {
     pub started: Instant,
     /// It is the first daemon of a new binary and does not serve clients yet.
     pub is_candidate: bool,
+    pub exit_watch: ExitWatch,
 }
 
 impl DaemonProcess {
+    pub fn new(pid: i32, channel: OwnedFd, is_candidate: bool) -> Self {
+        let started = Instant::now();
+        Self { pid, channel: Some(channel), started, is_candidate, exit_watch: ExitWatch::new(pid, started) }
+    }
+
     pub fn kill(&mut self) {
         self.channel = None;
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
@@ -71,8 +78,7 @@ pub fn start(
     let fds =
         vec![copy(std::io::stdout().as_fd())?, copy(std::io::stderr().as_fd())?, daemon_end, copy(listener)?];
     let forked = spawn::fork_launch(LaunchSource::Inline(Box::new(launch)), fds, nofile)?;
-    let is_candidate = candidate.is_some();
-    Ok(DaemonProcess { pid: forked.pid, channel: Some(keeper_end), started: Instant::now(), is_candidate })
+    Ok(DaemonProcess::new(forked.pid, keeper_end, candidate.is_some()))
 }
 
 /// Sends all runs and stored descriptors to a new daemon. Its socket buffer is empty and holds some hundred

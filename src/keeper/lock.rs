@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, umask};
 
 use super::handover::HandoverIn;
 use crate::path_error::PathError;
-use crate::paths::Home;
+use crate::paths::{Home, UnsafeHome};
 use crate::process::spawn;
 use crate::secure_fs;
 
@@ -23,6 +23,9 @@ pub enum KeeperError {
     /// Another keeper holds the lock.
     #[error("another keeper (pid {0}) is running but not responding; stop it with `kill {0}`")]
     AlreadyRunning(String),
+    /// Another user can change the home.
+    #[error("{0}; {help}", help = .0.help())]
+    UnsafeHome(#[from] UnsafeHome),
     /// A file could not be created or opened.
     #[error(transparent)]
     File(#[from] PathError),
@@ -45,6 +48,7 @@ pub struct KeeperLock {
 
 /// Acquires the lock and binds the socket.
 pub fn acquire(home: &Home) -> Result<KeeperLock, KeeperError> {
+    home.check_access()?;
     home.create().map_err(PathError::context("create", home.path()))?;
     let lock = lock_file(home)?;
     let socket = home.socket();

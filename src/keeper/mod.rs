@@ -6,6 +6,7 @@
 //! unsent notice is a flag of its run, so that there is no queue.
 
 mod daemon_process;
+mod exit_watch;
 pub mod fd_role;
 pub mod fd_store;
 pub mod handover;
@@ -26,6 +27,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use self::daemon_process::DaemonProcess;
+use self::exit_watch::Verdict;
 use self::fd_store::FdStore;
 use self::handover::{HandoverIn, HandoverOut};
 use self::lock::KeeperLock;
@@ -156,10 +158,7 @@ impl<'a> Keeper<'a> {
     fn with_handover(self, handover: HandoverIn) -> Self {
         let HandoverIn { daemon, runs, fd_store, terminate, is_successor, upgrade, nofile, .. } = handover;
         let started = Instant::now();
-        let daemon = daemon.map(|(pid, channel)| {
-            let channel = Some(channel);
-            DaemonProcess { pid, channel, started, is_candidate: false }
-        });
+        let daemon = daemon.map(|(pid, channel)| DaemonProcess::new(pid, channel, false));
         let start_at = daemon.is_none().then_some(started);
         let is_terminating = terminate;
         Self { runs, fd_store, daemon, start_at, nofile, is_terminating, is_successor, upgrade, ..self }
@@ -178,6 +177,7 @@ impl<'a> Keeper<'a> {
             self.handle_requests();
             self.flush_notices();
             self.kill_overdue();
+            self.check_daemon();
         }
     }
 
@@ -191,7 +191,8 @@ impl<'a> Keeper<'a> {
             fds.push(PollFd::new(channel, flags));
         }
         self.runs.poll_fds(&mut fds);
-        let deadlines = [self.next_daemon_deadline(), self.runs.next_check()];
+        let watch = self.daemon.as_ref().map(|daemon| daemon.exit_watch.next_check());
+        let deadlines = [self.next_daemon_deadline(), self.runs.next_check(), watch];
         let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()).as_millis();
             PollTimeout::try_from(left + 1).unwrap_or(PollTimeout::MAX)
@@ -220,6 +221,22 @@ impl<'a> Keeper<'a> {
             daemon.kill();
         } else if self.shutdown_deadline.is_some_and(|until| now >= until) {
             daemon.kill();
+        }
+    }
+
+    /// Kills a daemon that hangs in the kernel, and continues without one that cannot exit.
+    fn check_daemon(&mut self) {
+        let Some(daemon) = &mut self.daemon else { return };
+        match daemon.exit_watch.check(Instant::now()) {
+            Verdict::None => {}
+            Verdict::Kill => {
+                log_blocked_daemon(daemon, "is killed");
+                daemon.kill();
+            }
+            Verdict::Abandon => {
+                log_blocked_daemon(daemon, "was killed and does not exit");
+                self.on_daemon_exited();
+            }
         }
     }
 
@@ -406,4 +423,12 @@ impl<'a> Keeper<'a> {
             self.terminate_sent || self.is_terminating && send(&KeeperNotice::Terminate, &[]);
         self.is_terminating == self.terminate_sent
     }
+}
+
+fn log_blocked_daemon(daemon: &DaemonProcess, what: &str) {
+    let (pid, blocked) = (daemon.pid, daemon.exit_watch.describe_blocked());
+    let _ = writeln!(
+        std::io::stderr(),
+        "rsm keeper: daemon (pid {pid}) {what}: blocked in the kernel ({blocked}); starting another daemon"
+    );
 }

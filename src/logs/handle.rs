@@ -15,14 +15,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::logs::capture::assign::WorkerAssignment;
+use crate::logs::capture::attached::AttachedOutputs;
 use crate::logs::capture::journal::Journal;
+use crate::logs::capture::pulse::{PipeCall, Pulse};
 use crate::logs::capture::worker::{WorkerSetup, run};
 use crate::logs::capture::{FileError, FileErrors, RunOutput, WorkerCommand};
 use crate::logs::files::access::{LogAccess, LogHome};
 use crate::logs::files::context::FileContext;
 use crate::logs::files::diversion::Diversion;
 use crate::logs::retention::worker::Retention;
+use crate::logs::stalls::StallWatch;
 use crate::logs::subscribe::{FollowFilter, Follower, LogNotify, Subscribers, subscribe};
+use crate::process::detached;
 use crate::secure_fs::FileUser;
 use crate::spec::Rotation;
 
@@ -65,6 +69,8 @@ struct HandleState {
     notify: Arc<LogNotify>,
     subscribers: Arc<Mutex<Subscribers>>,
     context: FileContext,
+    attached: AttachedOutputs,
+    stalls: StallWatch,
     /// Settings of the last app. Most apps have the same: they share one copy.
     rotation: RefCell<Arc<Rotation>>,
 }
@@ -73,6 +79,7 @@ struct WorkerHandle {
     commands: mpsc::UnboundedSender<WorkerCommand>,
     /// Disconnected when the thread ends.
     exited: std::sync::mpsc::Receiver<()>,
+    pulse: Arc<Pulse>,
 }
 
 impl LogWorkers {
@@ -110,6 +117,8 @@ impl LogWorkers {
             notify,
             subscribers: Arc::default(),
             rotation: RefCell::default(),
+            attached: AttachedOutputs::default(),
+            stalls: StallWatch::default(),
         }));
         for worker in unfinished.into_iter().chain([0]) {
             handle.start_worker(worker)?;
@@ -193,7 +202,9 @@ impl LogHandle {
             self.0.retention.track(path, &output.name, &access);
         }
         let worker = self.0.assignment.borrow_mut().worker_for_run(output.run, &paths);
-        self.send(worker, WorkerCommand::Attach(Box::new(output), reply));
+        let output = Arc::new(output);
+        self.0.attached.add(worker, &output);
+        self.send(worker, WorkerCommand::Attach(output, reply));
     }
 
     fn intern_rotation(&self, rotation: Arc<Rotation>) -> Arc<Rotation> {
@@ -263,6 +274,41 @@ impl LogHandle {
         let _ = reply.await; // an error means that the worker has ended, which closes the pipes
     }
 
+    /// Replaces workers that a pipe blocks, and continues the output whose pipe is usable again. To be called about
+    /// once a second.
+    pub fn check_stalls(&self) {
+        for run in self.0.stalls.take_returned() {
+            if let Some((worker, output)) = self.0.attached.get(run) {
+                self.send(worker, WorkerCommand::Attach(output, None));
+            }
+        }
+        for number in 0..MAX_WORKERS {
+            let call = self.0.workers.borrow()[number].as_ref().and_then(|worker| worker.pulse.current());
+            if self.0.stalls.is_blocked(number, call)
+                && let Some(call) = call
+            {
+                self.replace_worker(number, call);
+            }
+        }
+    }
+
+    /// Leaves a blocked worker behind. Another one captures all its streams but those of the run that blocks it.
+    fn replace_worker(&self, number: usize, call: PipeCall) {
+        let Some(blocked) = self.0.workers.borrow_mut()[number].take() else { return };
+        blocked.pulse.abandon();
+        let subject = match self.0.attached.get(call.run) {
+            Some((_, output)) => format!("the output pipe of app {} (id {})", output.name, output.id),
+            None => "a log worker".to_owned(),
+        };
+        let report = detached::report_stall(&subject);
+        self.0.stalls.add(call, blocked.exited, report);
+        for output in self.0.attached.of_worker(number) {
+            if !self.0.stalls.is_waiting(output.run) {
+                self.send(number, WorkerCommand::Attach(output, None));
+            }
+        }
+    }
+
     fn send(&self, worker: usize, command: WorkerCommand) {
         if let Err(error) = self.start_worker(worker) {
             tracing::error!("cannot start a log worker: {error}; using another");
@@ -279,11 +325,14 @@ impl LogHandle {
         if self.0.workers.borrow()[number].is_some() {
             return Ok(());
         }
+        let pulse: Arc<Pulse> = Arc::default();
         let setup = WorkerSetup {
             journal: self.take_journal(number)?,
             notify: Arc::clone(&self.0.notify),
             subscribers: Arc::clone(&self.0.subscribers),
             context: self.0.context.clone(),
+            pulse: Arc::clone(&pulse),
+            attached: self.0.attached.clone(),
         };
         let (sender, commands) = mpsc::unbounded_channel();
         let (exit, exited) = std::sync::mpsc::channel();
@@ -293,7 +342,7 @@ impl LogHandle {
                 tracing::error!("log worker failed: {error}");
             }
         })?;
-        self.0.workers.borrow_mut()[number] = Some(WorkerHandle { commands: sender, exited });
+        self.0.workers.borrow_mut()[number] = Some(WorkerHandle { commands: sender, exited, pulse });
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod files;
 mod handle;
 mod read;
 mod retention;
+mod stalls;
 mod subscribe;
 #[cfg(test)]
 mod tests;

@@ -57,8 +57,8 @@ impl Fixture {
             id: u32::try_from(run).unwrap(),
             name: format!("app{run}"),
             run,
-            out: out_reader.into(),
-            err: err_reader.into(),
+            out: Arc::new(out_reader.into()),
+            err: Arc::new(err_reader.into()),
             files,
             fallback: LogFiles::default(),
             user: FileUser::own(),
@@ -304,7 +304,7 @@ fn unknown_run_is_closed() {
 #[test]
 fn attach_ignores_fds_that_are_not_pipes() {
     let fixture = Fixture::new();
-    let null = || std::fs::File::open(Path::new("/dev/null")).unwrap().into();
+    let null = || Arc::new(std::fs::File::open(Path::new("/dev/null")).unwrap().into());
     fixture.workers.handle().attach(RunOutput {
         id: 1,
         name: "odd".into(),

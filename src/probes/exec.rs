@@ -1,16 +1,17 @@
 //! The probe `exec`: a shell command that runs as the user, and in the directory and environment, of the app.
 
-use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::fcntl::OFlag;
-use tokio::net::unix::pipe::Receiver;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::exit::Exit;
-use crate::process::helper::{HelperCommand, HelperProcess};
+use crate::process::helper::HelperCommand;
+use crate::process::{detached, process_ref};
 use crate::spec::{Account, EnvVars};
 
 /// Only the last part of the output is kept. Bytes.
@@ -19,9 +20,17 @@ const OUTPUT_LIMIT: usize = 4096;
 /// Maximum length of the line in an error. Characters.
 const MAX_MESSAGE: usize = 200;
 
+/// How long a command may take beyond its timeout. Then it is blocked in the kernel, usually by its directory.
+const START_MARGIN: Duration = Duration::from_secs(1);
+
+/// How often to check for the exit of a command on kernels without pidfd.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// The user, directory and environment of commands.
 #[derive(Clone)]
 pub struct ExecContext {
+    /// Name of the app, for messages.
+    pub app: String,
     /// The user to run as, if not the user of rsm.
     pub account: Option<Account>,
     pub cwd: PathBuf,
@@ -36,7 +45,6 @@ impl ExecContext {
     /// # Errors
     /// The exit code is not 0; the error has the exit status and the last line of the output.
     pub(super) async fn run(&self, line: &str, timeout: Duration) -> Result<(), String> {
-        let (out, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
         let command = HelperCommand {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), line.into()],
@@ -44,45 +52,68 @@ impl ExecContext {
             cwd: self.cwd.clone(),
             account: self.account.clone(),
         };
-        let running = command.spawn(writer).map_err(|error| format!("cannot start: {error}"))?;
-        match tokio::time::timeout(timeout, collect_output(running, out)).await {
-            Err(_) => Err(format!("timed out after {} s", timeout.as_secs_f64())),
-            Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok((status, _))) if status.success() => Ok(()),
-            Ok(Ok((status, output))) => Err(format!("{}{}", exit_of(status), last_line(&output))),
+        let (cancelled, _cancel) =
+            nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
+        let subject = format!("exec check of app {} (directory {})", self.app, self.cwd.display());
+        let run = move || run_command(command, timeout, &cancelled);
+        match detached::run(subject, timeout + START_MARGIN, run)
+            .await
+            .map_err(|error| error.to_string())??
+        {
+            (status, _) if status.success() => Ok(()),
+            (status, output) => Err(format!("{}{}", exit_of(status), last_line(&output))),
         }
     }
 }
 
-/// Waits for the exit, and returns the last part of the output.
-async fn collect_output(mut running: HelperProcess, out: OwnedFd) -> io::Result<(ExitStatus, Vec<u8>)> {
-    let (out, mut output) = (Receiver::from_owned_fd(out)?, Vec::new());
-    let mut open = true;
-    let status = loop {
-        tokio::select! {
-            ended = running.wait() => break ended?,
-            readable = out.readable(), if open => {
-                readable?;
-                open = read(&out, &mut output).is_some();
-            }
+/// Runs a command to its end, at most for `timeout` and until the other end of `cancelled` is closed. Returns its
+/// status and the last part of its output.
+fn run_command(
+    command: HelperCommand,
+    timeout: Duration,
+    cancelled: &OwnedFd,
+) -> Result<(ExitStatus, Vec<u8>), String> {
+    let deadline = Instant::now() + timeout;
+    let (out, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
+    let _ = fcntl(&out, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    let mut running = command.spawn(writer).map_err(|error| format!("cannot start: {error}"))?;
+    let exit = process_ref::pidfd_open(running.pid()).ok();
+    let (mut output, mut open) = (Vec::new(), true);
+    loop {
+        if let Some(status) = running.try_wait().map_err(|error| error.to_string())? {
+            // Only what is already in the pipe: remaining child processes may keep it open.
+            while open && read(&out, &mut output) == Some(true) {}
+            return Ok((status, output));
         }
-    };
-    // Only what is already in the pipe: remaining child processes may keep it open.
-    while open && read(&out, &mut output) == Some(true) {}
-    Ok((status, output))
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(format!("timed out after {} s", timeout.as_secs_f64()));
+        }
+        let mut fds = vec![PollFd::new(cancelled.as_fd(), PollFlags::POLLIN)];
+        fds.extend(exit.iter().map(|exit| PollFd::new(exit.as_fd(), PollFlags::POLLIN)));
+        let pause = if exit.is_some() { left } else { left.min(RECHECK_INTERVAL) };
+        if open {
+            fds.push(PollFd::new(out.as_fd(), PollFlags::POLLIN));
+        }
+        let _ = poll(&mut fds, PollTimeout::try_from(pause.as_millis() + 1).unwrap_or(PollTimeout::MAX));
+        if fds[0].any() == Some(true) {
+            return Err("cancelled".into());
+        }
+        open = open && read(&out, &mut output).is_some();
+    }
 }
 
 /// Reads what is available: whether there was anything, or `None` at the end of file.
-fn read(out: &Receiver, output: &mut Vec<u8>) -> Option<bool> {
+fn read(out: &OwnedFd, output: &mut Vec<u8>) -> Option<bool> {
     let mut buffer = [0; OUTPUT_LIMIT];
-    match out.try_read(&mut buffer) {
+    match nix::unistd::read(out, &mut buffer) {
         Ok(0) => None,
         Ok(length) => {
             output.extend_from_slice(&buffer[..length]);
             output.drain(..output.len().saturating_sub(OUTPUT_LIMIT));
             Some(true)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Some(false),
+        Err(Errno::EAGAIN | Errno::EINTR) => Some(false),
         Err(_) => None,
     }
 }
@@ -109,7 +140,7 @@ mod tests {
     fn context() -> ExecContext {
         let path = std::env::var("PATH").unwrap();
         let env = EnvVars::from([("PATH".into(), path), ("WORD".into(), "well".into())]);
-        ExecContext { account: None, cwd: "/".into(), env }
+        ExecContext { app: "app".into(), account: None, cwd: "/".into(), env }
     }
 
     async fn run(line: &str) -> Result<(), String> {

@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use nix::cmsg_space;
 use nix::errno::Errno;
@@ -33,6 +34,15 @@ pub fn socketpair() -> nix::Result<(OwnedFd, OwnedFd)> {
 /// Out of memory or epoll watches.
 pub fn async_fd(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` has the same number as long as it lives, and nothing else can close it.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
+}
+
+/// As [`async_fd`], for a descriptor that others use, too.
+///
+/// # Errors
+/// Out of memory or epoll watches.
+pub fn async_shared_fd(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: as above.
     unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
 }
 

@@ -10,14 +10,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Pid, Uid, User};
-use tokio::process::Child;
 
-use super::proc::stat::Stat;
 use super::process_ref::ProcessRef;
 use super::{oom_score, tree};
 use crate::spec::{Account, EnvVars};
@@ -59,10 +57,12 @@ pub struct HelperCommand {
 pub struct HelperProcess {
     child: Child,
     process: Option<ProcessRef>,
+    is_reaped: bool,
 }
 
 impl HelperCommand {
-    /// Starts the command; `output` receives both output streams.
+    /// Starts the command; `output` receives both output streams. Its directory can block this call, and it is
+    /// killed when this thread ends: run the whole command [detached](super::detached).
     ///
     /// # Errors
     /// The directory, the user or the program cannot be used.
@@ -71,7 +71,7 @@ impl HelperCommand {
         let account = self.account;
         let groups: Vec<Gid> = account.iter().flat_map(|to| &to.groups).copied().map(Gid::from_raw).collect();
         let parent = nix::unistd::getpid();
-        let mut command = tokio::process::Command::new(self.program);
+        let mut command = std::process::Command::new(self.program);
         command.args(self.args).env_clear().envs(self.env).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let prepare_child = move || {
@@ -90,34 +90,40 @@ impl HelperCommand {
         // SAFETY: between fork and exec this makes only system calls, and does not allocate.
         unsafe { command.pre_exec(prepare_child) };
         let child = command.spawn()?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let process = pid.and_then(|pid| {
-            oom_score::restore_score_of(pid);
-            Some(ProcessRef { pid, start_time: Stat::of(pid).ok()?.start_time })
-        });
-        Ok(HelperProcess { child, process })
+        let pid = child.id().cast_signed();
+        oom_score::restore_score_of(pid);
+        Ok(HelperProcess { child, process: ProcessRef::of(pid), is_reaped: false })
     }
 }
 
 impl HelperProcess {
-    /// Waits until it exits.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Its exit status, if it has exited.
     ///
     /// # Errors
     /// The system does not report its status.
-    pub async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
+        let status = self.child.try_wait()?;
+        self.is_reaped |= status.is_some();
+        Ok(status)
     }
 }
 
 impl Drop for HelperProcess {
     fn drop(&mut self) {
         // After it is reaped, its pid may belong to another process.
-        let Some(process) = self.process.filter(|_| self.child.id().is_some()) else { return };
-        let members = tree::tree_members(process);
-        let _ = killpg(Pid::from_raw(process.pid), Signal::SIGKILL); // it may have exited, or changed its user
+        if self.is_reaped {
+            return;
+        }
+        let members = self.process.map(tree::tree_members).unwrap_or_default();
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL); // it may have exited, or changed its user
         for member in members {
             let _ = member.process.signal(libc::SIGKILL);
         }
-        let _ = self.child.start_kill(); // tokio reaps it
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -3,6 +3,7 @@
 //! `unsafe` code is only here and in `cluster`.
 
 pub(crate) mod bpf;
+pub(crate) mod detached;
 pub mod fd_channel;
 #[cfg(test)]
 pub(crate) mod fixture;

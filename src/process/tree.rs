@@ -8,13 +8,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::proc::environ::env_var;
-use super::proc::stat::{Stat, all_pids, children};
+use super::proc::stat::{Stat, all_pids, children, comm};
 use super::proc::status;
 use super::process_ref::ProcessRef;
 use super::run_tag::RunTag;
 
 /// Maximum number of scans of the keeper's children while new ones appear.
 const MAX_SCANS: u32 = 16;
+
+/// The name of a daemon: the keeper's child that belongs to no run, also if it cannot exit.
+const DAEMON_NAME: &str = "rsm-daemon";
 
 /// A process of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +243,10 @@ fn group_by_run(
             let mut found = Vec::new();
             collect_descendants(child, &mut found, &mut seen);
             remaining.entry(run).or_default().extend(found);
-        } else if at_keeper && tag.is_none() && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
+        } else if at_keeper
+            && tag.is_none()
+            && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
+            && comm(child) != DAEMON_NAME
         {
             // Its run cannot be determined any more, and its children are not reparented yet: until then, no
             // run is complete. It is read again here because it may have begun to exit after the first read,

@@ -3,6 +3,7 @@
 use super::style::{Style, Tone};
 use super::units;
 use crate::ipc::message::{DaemonInfo, ProcessInfo};
+use crate::text::sanitize;
 
 /// Renders the page. `cli` is the version of this binary.
 pub(crate) fn info(info: &DaemonInfo, cli: &str, style: Style) -> String {
@@ -27,6 +28,9 @@ pub(crate) fn info(info: &DaemonInfo, cli: &str, style: Style) -> String {
         ),
     ];
     rows.extend(info.paths.iter().map(|(name, path)| (name.as_str(), path.display().to_string())));
+    rows.extend(info.stalled.iter().map(|stalled| {
+        ("blocked", format!("{}, for {}", sanitize(&stalled.subject), units::age(stalled.duration)))
+    }));
     rows.iter()
         .map(|(key, value)| format!("{} {value}\n", style.paint(Tone::Heading, &format!("{key:<8}"))))
         .collect()
@@ -49,7 +53,7 @@ fn instances(info: &DaemonInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::message::HostInfo;
+    use crate::ipc::message::{HostInfo, StalledOperation};
 
     #[test]
     fn renders_all_rows() {
@@ -68,6 +72,7 @@ mod tests {
                 ..HostInfo::default()
             },
             unsaved: false,
+            stalled: vec![StalledOperation { subject: "stdin of app a (pid 3)".into(), duration: 60_000 }],
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)
@@ -77,6 +82,7 @@ apps     2 online, 1 stopped
 host     2 cores, load 0.50 0.25 0.00, memory 1.0 GB of 4.0 GB used
 home     /h
 socket   /h/rsm.sock
+blocked  stdin of app a (pid 3), for 1m
 ";
         assert_eq!(info(&shown, "0.2.0", Style::plain()), want);
     }

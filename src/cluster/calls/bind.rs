@@ -15,7 +15,7 @@ use crate::cluster::mechanism::Mechanism;
 use crate::cluster::runs::OpenSockets;
 use crate::cluster::state::{HeldSocket, PortOwner};
 use crate::cluster::sys::{self, PortUse};
-use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd, read_memory};
+use crate::process::seccomp::{Caller, Notification, Notifier, SocketFd};
 
 /// Size of `sockaddr_storage`: the kernel rejects longer addresses.
 const MAX_SOCKADDR: u32 = 128;
@@ -47,9 +47,9 @@ impl Engine {
         if args.length > MAX_SOCKADDR {
             return CallVerdict::Continue;
         }
-        let bytes = match read_memory(call.tid, args.address, args.length as usize) {
+        let bytes = match self.read_caller_memory(run, call, args.address, args.length as usize) {
             Ok(bytes) => bytes,
-            Err(Errno::EPERM) => return self.pass_uninspectable(run, Errno::EPERM),
+            Err(errno @ (Errno::EPERM | Errno::ETIMEDOUT)) => return self.pass_uninspectable(run, errno),
             // The caller has exited, or the pointer is invalid: the kernel reports the error.
             Err(_) => return CallVerdict::Continue,
         };
@@ -283,11 +283,12 @@ impl Engine {
         args: &SetSockOptArgs,
     ) -> CallVerdict {
         let read_option = || -> nix::Result<(u64, bool)> {
-            let bytes = read_memory(call.tid, args.value, args.length.min(4) as usize)?;
+            let bytes = self.read_caller_memory(run, call, args.value, args.length.min(4) as usize)?;
             let process = Caller::of_thread(call.tid)?.pid;
             Ok((SocketFd::of(process, args.fd)?.inode, bytes.iter().any(|byte| *byte != 0)))
         };
-        if let (Ok((inode, value)), Some(live)) = (read_option(), self.runs.get_mut(run)) {
+        let option = read_option();
+        if let (Ok((inode, value)), Some(live)) = (option, self.runs.get_mut(run)) {
             live.options_mut().record(inode, args, value);
         }
         CallVerdict::Continue
@@ -303,7 +304,7 @@ impl Engine {
         /// `LANDLOCK_ACCESS_NET_BIND_TCP` in `handled_access_net`, the second field of `struct landlock_ruleset_attr`.
         const BIND_TCP: u64 = 1;
         let handled_access_net = || -> Option<u64> {
-            let bytes = read_memory(call.tid, args.attributes.checked_add(8)?, 8).ok()?;
+            let bytes = self.read_caller_memory(run, call, args.attributes.checked_add(8)?, 8).ok()?;
             Some(u64::from_ne_bytes(bytes.try_into().ok()?))
         };
         if args.size >= 16 && handled_access_net().is_some_and(|access| access & BIND_TCP != 0) {

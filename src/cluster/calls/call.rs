@@ -2,7 +2,10 @@
 
 use nix::errno::Errno;
 
-use crate::process::seccomp::{CallKind, Notification, read_memory};
+use crate::process::seccomp::{CallKind, Notification};
+
+/// Reads bytes at an address in the memory of the caller.
+pub(crate) type ReadMemory<'a> = &'a dyn Fn(u64, usize) -> nix::Result<Vec<u8>>;
 
 /// `bind(fd, address, length)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,11 +62,11 @@ pub(crate) enum CallVerdict {
 }
 
 impl SupervisedCall {
-    /// Decodes a call; `None` if the call is not supervised.
+    /// Decodes a call, with `read` for the memory of the caller; `None` if the call is not supervised.
     ///
     /// # Errors
     /// `EPERM`: rsm may not read the memory of the program. `EFAULT`: a pointer is invalid.
-    pub fn parse(call: &Notification) -> nix::Result<Option<Self>> {
+    pub fn parse(call: &Notification, read: ReadMemory<'_>) -> nix::Result<Option<Self>> {
         let args = call.args;
         Ok(Some(match call.kind() {
             None => return Ok(None),
@@ -81,7 +84,7 @@ impl SupervisedCall {
             Some(CallKind::LandlockRuleset) => {
                 Self::LandlockRuleset(LandlockArgs { attributes: args[0], size: args[1] })
             }
-            Some(CallKind::SocketCall) => return Self::parse_socketcall(call).map(Some),
+            Some(CallKind::SocketCall) => return Self::parse_socketcall(call, read).map(Some),
         }))
     }
 
@@ -90,10 +93,10 @@ impl SupervisedCall {
     }
 
     /// `socketcall` of 32-bit x86: the arguments are in memory, four bytes each.
-    fn parse_socketcall(call: &Notification) -> nix::Result<Self> {
+    fn parse_socketcall(call: &Notification, read: ReadMemory<'_>) -> nix::Result<Self> {
         /// From `linux/net.h`.
         const SYS_BIND: u64 = 2;
-        let bytes = read_memory(call.tid, call.args[1], 12)?;
+        let bytes = read(call.args[1], 12)?;
         let word = |index: usize| {
             let word = bytes.chunks_exact(4).nth(index).and_then(|word| word.try_into().ok());
             word.map(|word| u64::from(u32::from_ne_bytes(word))).ok_or(Errno::EFAULT)

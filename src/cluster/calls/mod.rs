@@ -4,4 +4,5 @@ pub(super) mod bind;
 pub(super) mod call;
 pub(super) mod inspect;
 pub(super) mod listen;
+mod memory;
 pub(super) mod pending;

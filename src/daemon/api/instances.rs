@@ -17,12 +17,13 @@ use crate::instance::Instance;
 use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    ApiError, DaemonInfo, DescribeQuery, ErrorCode, InstanceDetail, InstanceView, Selectors,
+    ApiError, DaemonInfo, DescribeQuery, ErrorCode, InstanceDetail, InstanceView, Selectors, StalledOperation,
 };
 use crate::ipc::server::HandlerResponse;
 use crate::logs::{LogHandle, log_files};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
+use crate::process::detached;
 use crate::process::proc::net;
 use crate::spec::AppSpec;
 use crate::spec::EnvVars;
@@ -100,6 +101,7 @@ impl InstanceQueries {
             instances: by_status,
             host: metrics::host_info(self.home.path()),
             unsaved: !instances.is_empty() && !self.known_dump.is_up_to_date(&instances, &self.home),
+            stalled: stalled_operations(),
         })
     }
 
@@ -183,6 +185,14 @@ async fn count_connections(details: &mut [InstanceDetail]) {
     for detail in details {
         detail.connections = counts.get(&detail.view.id).copied();
     }
+}
+
+fn stalled_operations() -> Vec<StalledOperation> {
+    let view = |call: detached::StalledCall| StalledOperation {
+        subject: call.subject,
+        duration: u64::try_from(call.duration.as_millis()).unwrap_or(u64::MAX),
+    };
+    detached::stalled_calls().into_iter().map(view).collect()
 }
 
 fn user_name() -> String {

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::daemon::supervisor::views;
@@ -17,12 +17,16 @@ use crate::instance::status::RunId;
 use crate::ipc::message::{
     ActionReport, ApiError, ErrorCode, InstanceOutcome, Selectors, TriggerReply, TriggerRequest,
 };
+use crate::process::detached;
 use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
 use crate::process::spawn::stdio;
 
 /// How long to wait for an app to read its input when the pipe is full.
 const STDIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// After its own timeout, a call that has not returned is blocked in the kernel.
+const STALL_MARGIN: Duration = Duration::from_secs(1);
 
 /// How long an app action can take. PM2 has no limit.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,17 +59,21 @@ pub async fn write_stdin(
     let mut instances = Vec::new();
     for (instance, process) in running_instances(handle, select).await? {
         let target = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let problem = match timeout(STDIN_TIMEOUT, stdio::write_stdin(target, text.as_bytes())).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
-                Some("stdin is closed".to_owned())
+        let (bytes, deadline) = (text.as_bytes().to_vec(), std::time::Instant::now() + STDIN_TIMEOUT);
+        let subject = format!("stdin of app {} (pid {})", instance.spec().name, process.pid);
+        let write = move || stdio::write_stdin(target, &bytes, deadline);
+        let written = detached::run(subject, STDIN_TIMEOUT + STALL_MARGIN, write).await;
+        let problem = match written.and_then(|written| written) {
+            Ok(()) => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Some("stdin is closed".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Some("stdin is full: only part of the text was written".to_owned())
             }
-            Ok(Err(error)) => Some(format!("cannot write to stdin: {error}")),
-            Err(_) => Some("stdin is full: only part of the text was written".to_owned()),
+            Err(error) => Some(format!("cannot write to stdin: {error}")),
         };
         instances.push(outcome(&instance, problem));
     }
-    Ok(ActionReport { instances, notes: Vec::new() })
+    Ok(ActionReport { instances, ..ActionReport::default() })
 }
 
 /// Sends a message through the Node channel to the selected instances.
@@ -83,7 +91,7 @@ pub async fn send_message(
         let problem = channels.send(run_id(&instance, process), message).err();
         outcome(&instance, problem.map(|problem| problem.to_string()))
     });
-    Ok(ActionReport { instances: instances.collect(), notes: Vec::new() })
+    Ok(ActionReport { instances: instances.collect(), ..ActionReport::default() })
 }
 
 /// Runs an app action in the selected instances, in parallel, with one timeout of [`ACTION_TIMEOUT`] for all.

@@ -150,8 +150,10 @@ impl SystemWorld {
                 role => control_sockets.push((role, fd)),
             }
         }
-        if let (Some(out), Some(err)) = (out, err) {
-            self.starter.attach_logs(instance, run, out, err);
+        match (out, err) {
+            (Some(out), Some(err)) => self.starter.attach_logs(instance, run, out, err),
+            // The app blocked the call that reopens its pipes.
+            _ => self.starter.attach_logs_later(instance, run, process),
         }
         self.ports.borrow_mut().run_started(run, instance, notifier);
         for (role, socket) in control_sockets {

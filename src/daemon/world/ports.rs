@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -22,11 +23,14 @@ use crate::instance::Instance;
 use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::paths::Home;
+use crate::process::detached::GuardedThread;
 use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Support, detect};
 use crate::process::spawn::LaunchSpec;
 use crate::spec::{AppSpec, Launcher, PortOptions, ProbeAction, Runtime, runtime_of};
 
+/// How long the look-up of the program of a running app may take.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The directory for files that apps of other users load. Only root can write there.
 const SHARED_RUN_DIR: &str = "/run/rsm";
 
@@ -97,10 +101,9 @@ impl PortSharing {
         &mut self,
         run: RunId,
         spec: &AppSpec,
-        launch: &LaunchSpec,
+        privilege_source: Option<&'static str>,
     ) -> Result<Mechanism, StartFailure> {
-        let (mechanism, reason) =
-            self.supported_mechanism(spec, privilege_source(&launch.program)).map_err(start_failure)?;
+        let (mechanism, reason) = self.supported_mechanism(spec, privilege_source).map_err(start_failure)?;
         self.mechanisms.insert(run, (mechanism, reason));
         Ok(mechanism)
     }
@@ -110,8 +113,9 @@ impl PortSharing {
         if let Some(chosen) = self.mechanisms.remove(&run) {
             return Some(chosen);
         }
-        let launch = launch::launch_spec(run, instance, &self.home, Vec::new());
-        let privileges = launch.ok().and_then(|launch| privilege_source(&launch.program));
+        let subject = format!("looking up the program of app {}", instance.spec().name);
+        let request = (run, instance.clone(), self.home.clone());
+        let privileges = GuardedThread::new(look_up_privileges).call(&subject, LOOK_UP_TIMEOUT, request)?;
         self.supported_mechanism(instance.spec(), privileges).ok()
     }
 
@@ -229,6 +233,11 @@ fn port_settings(spec: &AppSpec) -> PortSettings {
     let mut probes = spec.readiness.probe.iter().chain(&spec.health);
     let probe_routes = probes.any(|probe| !matches!(probe.action, ProbeAction::Exec(_)));
     PortSettings { balance: spec.balance, slots: Vec::new(), privileged, udp, probe_routes }
+}
+
+fn look_up_privileges((run, instance, home): (RunId, Instance, Home)) -> Option<&'static str> {
+    let launch = launch::launch_spec(run, &instance, &home, Vec::new());
+    launch.ok().and_then(|launch| privilege_source(&launch.program))
 }
 
 fn start_failure(subject: String) -> StartFailure {

@@ -60,6 +60,7 @@ impl Probes {
                 run,
                 started: process.since,
                 exec_context: ExecContext {
+                    app: spec.name.clone(),
                     account: spec.account.clone(),
                     cwd: spec.cwd.clone(),
                     env: launch::environment(run, instance, &self.home),

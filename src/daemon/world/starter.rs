@@ -7,10 +7,12 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::{Notify, mpsc};
 
+use crate::cluster::mechanism::privilege_source;
 use crate::daemon::supervisor::Input;
 use crate::daemon::world::keeper_link::KeeperLink;
 use crate::daemon::world::limits::ResourceLimiter;
@@ -25,9 +27,16 @@ use crate::instance::status::RunId;
 use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::logs::{self, LogHandle, RunOutput};
 use crate::paths::Home;
-use crate::process::memfd;
+use crate::process::process_ref::ProcessRef;
 use crate::process::spawn::{LaunchSpec, stdio};
+use crate::process::{detached, memfd};
 use crate::secure_fs::FileUser;
+
+/// How long to wait between attempts to reopen the pipes of an app that blocks this.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long looking up a program may take.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Starts runs and owns their control sockets. All clones share these.
 #[derive(Clone)]
@@ -54,8 +63,8 @@ impl RunStarter {
             id: instance.id(),
             name: spec.name.clone(),
             run: run.to_u64(),
-            out,
-            err,
+            out: Arc::new(out),
+            err: Arc::new(err),
             files: logs::log_files(spec, instance.id(), &instance.file_name(), &self.home),
             fallback: logs::default_log_files(spec, instance.id(), &instance.file_name(), &self.home),
             user: FileUser::of(spec.account.as_ref()),
@@ -63,6 +72,26 @@ impl RunStarter {
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
         }
+    }
+
+    /// Reopens the output pipes of a running process as soon as it does not block that any more.
+    pub fn attach_logs_later(&self, instance: &Instance, run: RunId, process: ProcessRef) {
+        let (starter, instance) = (self.clone(), instance.clone());
+        let subject =
+            format!("reopening the output pipes of app {} (pid {})", instance.spec().name, process.pid);
+        tokio::task::spawn_local(async move {
+            while process.is_running() {
+                let reopen = move || stdio::reopen_output_pipes(process);
+                if let Ok(pipes) = detached::run(subject.clone(), REOPEN_INTERVAL, reopen).await {
+                    let [out, err] = pipes.map(|pipe| pipe.or_else(|| stdio::closed_pipe().ok()));
+                    if let (Some(out), Some(err)) = (out, err) {
+                        starter.attach_logs(&instance, run, out, err);
+                    }
+                    return;
+                }
+                tokio::time::sleep(REOPEN_INTERVAL).await;
+            }
+        });
     }
 
     /// Receives the messages of a run on a notify socket or Node channel.
@@ -99,8 +128,8 @@ impl RunStarter {
     /// A step failed; everything that was created is closed.
     pub async fn start(&self, run: RunId, instance: &Instance) -> Result<(), StartFailure> {
         let numbers = vec![libc::STDOUT_FILENO, libc::STDERR_FILENO];
-        let launch = launch::launch_spec(run, instance, &self.home, numbers)?;
-        let (mut launch, sockets) = self.with_ports(run, instance, launch).await?;
+        let (launch, privileges) = self.look_up(run, instance, numbers).await?;
+        let (mut launch, sockets) = self.with_ports(run, instance, launch, privileges).await?;
         let uid = instance.spec().account.as_ref().map(|account| account.uid);
         let out = stdio::output_pipe(uid).map_err(pipe_failure)?;
         let err = stdio::output_pipe(uid).map_err(pipe_failure)?;
@@ -126,17 +155,41 @@ impl RunStarter {
         self.send_spawn(run, &launch, child_fds, keeper_fds)
     }
 
+    /// Looks up the program, and what gives it privileges. A directory of `PATH` may be on a disk that does not
+    /// respond.
+    async fn look_up(
+        &self,
+        run: RunId,
+        instance: &Instance,
+        fds: Vec<i32>,
+    ) -> Result<(LaunchSpec, Option<&'static str>), StartFailure> {
+        let (app, home, shares_ports) = (instance.clone(), self.home.clone(), instance.spec().shares_ports());
+        let work = move || {
+            let launch = launch::launch_spec(run, &app, &home, fds)?;
+            let privileges = if shares_ports { privilege_source(&launch.program) } else { None };
+            Ok((launch, privileges))
+        };
+        let subject = format!("looking up the program of app {}", instance.spec().name);
+        let timed_out = |_| StartFailure {
+            step: StartStep::LookUp,
+            errno: libc::ETIMEDOUT,
+            subject: launch::argv(instance.spec()).swap_remove(0),
+        };
+        detached::run(subject, LOOK_UP_TIMEOUT, work).await.map_err(timed_out)?
+    }
+
     /// Adapts the launch to how the ports of the app are shared; also returns the sockets to pass to the run.
     async fn with_ports(
         &self,
         run: RunId,
         instance: &Instance,
         mut launch: LaunchSpec,
+        privilege_source: Option<&'static str>,
     ) -> Result<(LaunchSpec, Vec<OwnedFd>), StartFailure> {
         if !instance.spec().shares_ports() {
             return Ok((launch, Vec::new()));
         }
-        let mechanism = self.ports.borrow_mut().choose_mechanism(run, instance.spec(), &launch)?;
+        let mechanism = self.ports.borrow_mut().choose_mechanism(run, instance.spec(), privilege_source)?;
         launch.supervised_calls = mechanism.supervised_calls();
         if launch.supervised_calls.is_some() {
             return Ok((launch, Vec::new()));

@@ -89,7 +89,6 @@ impl Journal {
     }
 
     fn from_fds(record: OwnedFd, marker: OwnedFd) -> io::Result<Self> {
-        enlarge_pipe(&marker);
         let dev_null = OpenOptions::new().write(true).open("/dev/null")?;
         Ok(Self { record: record.into(), marker, dev_null, sequence: 0, buffer: Vec::new() })
     }
@@ -170,6 +169,7 @@ impl Journal {
 
     /// Undoes a write in which a previous daemon was killed, unless its bytes were consumed.
     pub(crate) fn recover(&mut self) {
+        enlarge_pipe(&self.marker);
         let files = self.pending();
         if !files.is_empty() && self.peek_marker() == Peeked::Empty {
             for file in files {

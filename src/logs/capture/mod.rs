@@ -17,19 +17,21 @@ use crate::secure_fs::FileUser;
 use crate::spec::{LogFormat, Rotation};
 
 pub(super) mod assign;
+pub(super) mod attached;
 mod dropped;
 pub(super) mod format;
 pub(super) mod journal;
 pub(super) mod lines;
 mod partial;
 mod peek;
+pub(super) mod pulse;
 mod pump;
 mod shared;
 mod stream;
 pub(super) mod worker;
 
 /// The output of one run, and where it is written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RunOutput {
     /// Instance id.
     pub id: u32,
@@ -38,9 +40,9 @@ pub struct RunOutput {
     /// Unique number of the run.
     pub run: u64,
     /// Read end of standard output.
-    pub out: OwnedFd,
+    pub out: Arc<OwnedFd>,
     /// Read end of standard error.
-    pub err: OwnedFd,
+    pub err: Arc<OwnedFd>,
     /// Files to write to.
     pub files: LogFiles,
     /// Files to write to instead of those that another user could have prepared.
@@ -65,7 +67,7 @@ pub type FileErrors = Vec<FileError>;
 #[derive(Debug)]
 pub(super) enum WorkerCommand {
     /// Captures the output of a run; with a sender, only if its files can be written.
-    Attach(Box<RunOutput>, Option<oneshot::Sender<Result<(), FileError>>>),
+    Attach(Arc<RunOutput>, Option<oneshot::Sender<Result<(), FileError>>>),
     /// Reopens all files.
     Reopen(oneshot::Sender<FileErrors>),
     Truncate(Vec<(PathBuf, FileUser)>, oneshot::Sender<FileErrors>),

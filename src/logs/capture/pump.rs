@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -32,7 +33,7 @@ const WIDE_BATCH_SIZE: usize = 128 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Pump {
-    pipe: AsyncFd<OwnedFd>,
+    pipe: AsyncFd<Arc<OwnedFd>>,
     capture: RefCell<StreamCapture>,
 }
 
@@ -49,8 +50,8 @@ struct StepState {
 impl Pump {
     /// # Errors
     /// The pipe cannot be registered with epoll.
-    pub(super) fn new(pipe: OwnedFd, capture: StreamCapture) -> io::Result<Self> {
-        Ok(Self { pipe: fd_channel::async_fd(pipe)?, capture: RefCell::new(capture) })
+    pub(super) fn new(pipe: Arc<OwnedFd>, capture: StreamCapture) -> io::Result<Self> {
+        Ok(Self { pipe: fd_channel::async_shared_fd(pipe)?, capture: RefCell::new(capture) })
     }
 
     pub(super) fn capture(&self) -> &RefCell<StreamCapture> {
@@ -74,6 +75,9 @@ impl Pump {
                 tokio::task::yield_now().await;
             }
         }
+        if shared.pulse.is_abandoned() {
+            return;
+        }
         while !self.capture.borrow_mut().report_drops(shared) {
             sleep(FILE_RETRY_DELAY).await;
         }
@@ -94,7 +98,9 @@ impl Pump {
         let mut capture = self.capture.borrow_mut();
         let step = capture.step(&self.pipe, shared).inspect_err(|error| {
             let name = &capture.source().name;
-            tracing::error!("cannot read the output of {name}: {error}; further output is lost");
+            if !shared.pulse.is_abandoned() {
+                tracing::error!("cannot read the output of {name}: {error}; further output is lost");
+            }
         })?;
         match step {
             CaptureStep::Moved { count } => {

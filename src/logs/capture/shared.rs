@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::logs::capture::journal::Journal;
 use crate::logs::capture::peek::PipePeeker;
+use crate::logs::capture::pulse::Pulse;
 use crate::logs::subscribe::{LogNotify, Subscribers};
 
 /// Buffers and counters of a worker. One buffer serves all pipes, so that memory does not grow with their
@@ -22,6 +23,8 @@ pub(super) struct WorkerShared {
     pub(super) subscribers: Arc<Mutex<Subscribers>>,
     /// Wakes readers of log files.
     pub(super) notify: Arc<LogNotify>,
+    /// Shows which pipe is in use.
+    pub(super) pulse: Arc<Pulse>,
     /// Number of pauses of the thread for batching small writes.
     pub(super) pauses: Cell<u64>,
     /// Number of pipes enlarged at the moment.
@@ -35,6 +38,7 @@ impl WorkerShared {
         journal: Journal,
         notify: Arc<LogNotify>,
         subscribers: Arc<Mutex<Subscribers>>,
+        pulse: Arc<Pulse>,
     ) -> io::Result<Self> {
         Ok(Self {
             read_buffer: RefCell::default(),
@@ -43,6 +47,7 @@ impl WorkerShared {
             journal: RefCell::new(journal),
             subscribers,
             notify,
+            pulse,
             pauses: Cell::new(0),
             wide_pipes: Cell::new(0),
         })

@@ -150,12 +150,16 @@ impl StreamCapture {
             if buffer.len() < limit {
                 buffer.resize(limit, 0);
             }
-            let length = match shared.peek.peek(pipe, &mut buffer[..limit])? {
+            let run = self.source.run;
+            let peeked = shared.pulse.call(run, || shared.peek.peek(pipe, &mut buffer[..limit]))?;
+            let length = match peeked? {
                 Peeked::Empty => return Ok(CaptureStep::Idle),
                 Peeked::Eof => return Ok(self.finish(shared)),
                 Peeked::Bytes(length) => length,
             };
-            self.enlarge_if_busy(length, pipe, shared);
+            shared.pulse.call(run, || self.enlarge_if_busy(length, pipe, shared))?;
+            let is_due = complete_lines_length(&buffer[..length], length).is_none()
+                && shared.pulse.call(run, || self.is_partial_due(length, pipe))?;
             let text = &buffer[..length];
             let now = now();
             let taken = match complete_lines_length(text, length) {
@@ -169,7 +173,7 @@ impl StreamCapture {
                     let cut = char_boundary_before(text, MAX_LINE);
                     self.writable_length(&text[..cut]).map(|_| cut)
                 }
-                None if is_last_read || self.is_partial_due(length, pipe) => self.writable_length(text),
+                None if is_last_read || is_due => self.writable_length(text),
                 // The last writer may have written more between the peek and this check: read once more.
                 None if has_no_writer(pipe) => {
                     is_last_read = true;
@@ -269,7 +273,8 @@ impl StreamCapture {
                 self.dropped.get_or_insert_default().add(text, &error);
             }
         }
-        if let Err(error) = journal.consume(pipe, text.len()) {
+        // If this worker is abandoned in this call, the call still completes the move.
+        if let Err(error) = shared.pulse.call(self.source.run, || journal.consume(pipe, text.len()))? {
             self.files.iter().for_each(|file| file.roll_back());
             journal.clear()?;
             return Err(error);

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::LocalSet;
 
+use crate::logs::capture::attached::AttachedOutputs;
 use crate::logs::capture::format::{LineFormat, LineSource};
 use crate::logs::capture::journal::Journal;
+use crate::logs::capture::pulse::{NO_RUN, Pulse};
 use crate::logs::capture::pump::{PIPE_RETRY_DELAY, Pump};
 use crate::logs::capture::shared::WorkerShared;
 use crate::logs::capture::stream::StreamCapture;
@@ -41,6 +43,8 @@ pub(crate) struct WorkerSetup {
     pub(crate) notify: Arc<LogNotify>,
     pub(crate) subscribers: Arc<Mutex<Subscribers>>,
     pub(crate) context: FileContext,
+    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) attached: AttachedOutputs,
 }
 
 /// Runs a worker until it receives [`WorkerCommand::Stop`] or the last sender is gone.
@@ -52,7 +56,8 @@ pub(crate) fn run(
     mut setup: WorkerSetup,
 ) -> io::Result<()> {
     // Before any pipe is read, because its first bytes may be in the files already.
-    setup.journal.recover();
+    let pulse = Arc::clone(&setup.pulse);
+    pulse.call(NO_RUN, || setup.journal.recover())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let worker = Rc::new(Worker::new(setup)?);
     let tasks = LocalSet::new();
@@ -60,12 +65,16 @@ pub(crate) fn run(
     tasks.block_on(&runtime, worker.handle_commands(commands));
     // Cancel the pumps first, so that nothing else uses the streams.
     drop(tasks);
+    if pulse.is_abandoned() {
+        return Ok(());
+    }
     worker.drain(Instant::now() + DRAIN_TIMEOUT);
     Ok(())
 }
 
 struct Worker {
     shared: WorkerShared,
+    attached: AttachedOutputs,
     open_files: RefCell<OpenFiles>,
     pumps: RefCell<BTreeMap<PumpId, Rc<Pump>>>,
     runs: RefCell<HashMap<u64, RunPipes>>,
@@ -90,9 +99,10 @@ struct RunPipes {
 
 impl Worker {
     fn new(setup: WorkerSetup) -> io::Result<Self> {
-        let WorkerSetup { journal, notify, subscribers, context } = setup;
+        let WorkerSetup { journal, notify, subscribers, context, pulse, attached } = setup;
         Ok(Self {
-            shared: WorkerShared::new(journal, notify, subscribers)?,
+            shared: WorkerShared::new(journal, notify, subscribers, pulse)?,
+            attached,
             open_files: RefCell::new(OpenFiles::new(context)),
             pumps: RefCell::default(),
             runs: RefCell::default(),
@@ -104,7 +114,7 @@ impl Worker {
     async fn handle_commands(self: &Rc<Self>, mut commands: mpsc::UnboundedReceiver<WorkerCommand>) {
         while let Some(command) = commands.recv().await {
             match command {
-                WorkerCommand::Attach(output, reply) => self.attach(*output, reply),
+                WorkerCommand::Attach(output, reply) => self.attach(&output, reply),
                 WorkerCommand::Reopen(reply) => {
                     send_errors(reply, "reopen", self.open_files.borrow().reopen())
                 }
@@ -117,9 +127,9 @@ impl Worker {
         }
     }
 
-    fn attach(self: &Rc<Self>, output: RunOutput, reply: Option<oneshot::Sender<Result<(), FileError>>>) {
+    fn attach(self: &Rc<Self>, output: &RunOutput, reply: Option<oneshot::Sender<Result<(), FileError>>>) {
         // Keeps the files open until the pumps have them.
-        let files = self.open_files(&output);
+        let files = self.open_files(output);
         if let Some(reply) = reply {
             let result = files
                 .iter()
@@ -128,17 +138,21 @@ impl Worker {
             // The caller stops waiting after a timeout, and starts the app anyway: then its output must be
             // captured.
             if reply.send(result).is_ok() && is_error {
+                self.attached.remove(output.run);
                 return;
             }
         }
-        let stream_files = self.stream_files(&output);
-        let RunOutput { id, name, run, out, err, format, date_format, rotation, .. } = output;
+        let stream_files = self.stream_files(output);
+        let RunOutput { id, name, run, out, err, format, date_format, rotation, .. } = output.clone();
         let format = LineFormat::new(format, date_format.as_deref());
         let source = Rc::new(LineSource { id, name, run, format });
         let [out_files, err_files] = stream_files;
         let when_full = rotation.when_full;
         self.attach_pipe(&source, OutputStream::Out, out, out_files, when_full);
         self.attach_pipe(&source, OutputStream::Err, err, err_files, when_full);
+        if !self.runs.borrow().contains_key(&output.run) {
+            self.attached.remove(output.run); // neither pipe can be read
+        }
         self.pump_started.notify_one();
         self.shared.notify.notify_attached();
     }
@@ -172,7 +186,7 @@ impl Worker {
         self: &Rc<Self>,
         source: &Rc<LineSource>,
         stream: OutputStream,
-        pipe: OwnedFd,
+        pipe: Arc<OwnedFd>,
         files: StreamFiles,
         when_full: WhenFull,
     ) {
@@ -196,8 +210,12 @@ impl Worker {
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             pump.run(&worker.shared).await;
+            if worker.shared.pulse.is_abandoned() {
+                return;
+            }
             pump.capture().borrow_mut().close(&mut worker.open_files.borrow_mut(), &worker.shared);
             worker.pumps.borrow_mut().remove(&id);
+            drop(pump);
             worker.on_pipe_closed(run);
         });
     }
@@ -211,6 +229,9 @@ impl Worker {
             });
             let delay = delay.clamp(MIN_SLEEP, MAX_SLEEP);
             let _ = tokio::time::timeout(delay, self.pump_started.notified()).await;
+            if self.shared.pulse.is_abandoned() {
+                return;
+            }
             self.open_files.borrow().files().for_each(|file| file.rotate_if_due());
         }
     }
@@ -220,6 +241,7 @@ impl Worker {
         if let Entry::Occupied(mut entry) = runs.entry(run) {
             entry.get_mut().open -= 1;
             if entry.get().open == 0 {
+                self.attached.remove(run);
                 for waiter in entry.remove().waiters {
                     let _ = waiter.send(()); // the caller may have stopped waiting
                 }

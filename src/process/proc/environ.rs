@@ -1,8 +1,12 @@
 //! The environment that a process was executed with.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use crate::process::detached::GuardedThread;
 
 use super::stat::{Stat, open_stat};
 
@@ -13,12 +17,23 @@ const MAX_ENVIRON: usize = 8 << 20;
 /// Buffer that fits most environments.
 const TYPICAL_ENVIRON: usize = 32 << 10;
 
+/// How long reading an environment may take.
+const READ_TIMEOUT: Duration = Duration::from_millis(500);
+
+thread_local! {
+    static READER: RefCell<GuardedThread<i32, Option<Vec<u8>>>> =
+        const { RefCell::new(GuardedThread::new(environ)) };
+}
+
 /// Maximum number of reads while the process is in `execve`, which takes milliseconds.
 const MAX_EXEC_RETRIES: u32 = 1000;
 
 /// The value of a variable in the environment that a process was executed with, if that may be read.
+///
+/// A process can map a file of a FUSE file system over its environment, so that reading it blocks.
 pub fn env_var(pid: i32, name: &str) -> Option<String> {
-    let environment = environ(pid)?;
+    let subject = format!("reading the environment of process {pid}");
+    let environment = READER.with_borrow_mut(|reader| reader.call(&subject, READ_TIMEOUT, pid))??;
     let value = |line: &[u8]| Some(line.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
     let value = environment.split(|byte| *byte == 0).find_map(value)?;
     String::from_utf8(value).ok()

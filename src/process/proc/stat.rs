@@ -1,9 +1,13 @@
 //! Status, children and memory of processes: `/proc/PID/stat`, `children` and `smaps_rollup`.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::process::detached::GuardedThread;
 
 /// Maximum number of reads of a list of children that keeps changing.
 const MAX_CHILD_READS: u32 = 8;
@@ -149,6 +153,14 @@ fn children_by_scan(pid: i32) -> Vec<i32> {
     all_pids().into_iter().filter(|child| Stat::of(*child).is_ok_and(|stat| stat.parent == pid)).collect()
 }
 
+/// How long measuring a process may take.
+const PSS_TIMEOUT: Duration = Duration::from_secs(2);
+
+thread_local! {
+    static PSS_READER: RefCell<GuardedThread<i32, Option<u64>>> =
+        const { RefCell::new(GuardedThread::new(read_pss)) };
+}
+
 /// All processes in this PID namespace.
 pub fn all_pids() -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -156,8 +168,13 @@ pub fn all_pids() -> Vec<i32> {
 }
 
 /// Proportional set size of a process in bytes; `None` if the kernel does not report it (before 4.14), or not
-/// to this process.
+/// to this process. Waits while the process maps memory, which a FUSE file system can block.
 pub fn pss(pid: i32) -> Option<u64> {
+    let subject = format!("measuring the memory of process {pid}");
+    PSS_READER.with_borrow_mut(|reader| reader.call(&subject, PSS_TIMEOUT, pid))?
+}
+
+fn read_pss(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
     Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)

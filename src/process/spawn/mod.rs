@@ -76,6 +76,20 @@ pub fn daemonize_fork() -> nix::Result<()> {
     }
 }
 
+/// Continues in a child, and exits in this process: a thread that is blocked in the kernel would block `execve`.
+///
+/// # Errors
+/// The process could not be forked.
+pub fn leave_blocked_threads() -> nix::Result<()> {
+    // SAFETY: the child only executes another program. Until then it may allocate, for which the C library makes its
+    // allocator usable in the child; other threads hold no lock that it needs.
+    match unsafe { nix::unistd::fork() }? {
+        // SAFETY: exits at once; handlers of `exit` could wait for the blocked threads.
+        ForkResult::Parent { .. } => unsafe { libc::_exit(0) },
+        ForkResult::Child => Ok(()),
+    }
+}
+
 /// An open file as a path that also works in a child, where its number may refer to another file.
 pub fn fd_path(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))

@@ -1,16 +1,18 @@
 //! The pipes of an app's standard streams: creating them, and reopening them from a running process.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
-use tokio::io::AsyncWriteExt;
 
 use crate::process::proc::fds;
 use crate::process::process_ref::ProcessRef;
+use crate::process::tree;
 
 /// Size of the pipe of an app's standard input, in bytes.
 const STDIN_PIPE_SIZE: i32 = 4096;
@@ -55,20 +57,46 @@ fn reopen_read_write(end: OwnedFd) -> OwnedFd {
     both.unwrap_or(end)
 }
 
-/// Writes to the standard input of a process, if that is still a pipe. Waits while the pipe is full.
+/// Writes to the standard input of a process, if that is still a pipe. While the pipe is full, waits until the
+/// deadline. The process can block this call: run it [detached](crate::process::detached).
 ///
 /// # Errors
-/// Its standard input was replaced (`InvalidInput`), or it does not exist any more.
-pub async fn write_stdin(process: ProcessRef, bytes: &[u8]) -> io::Result<()> {
+/// Its standard input was replaced (`InvalidInput`), the pipe stayed full (`WouldBlock`), or the process does not
+/// exist any more.
+pub fn write_stdin(process: ProcessRef, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let path = format!("/proc/{}/fd/0", process.pid);
     if !fds::is_pipe(process.pid, libc::STDIN_FILENO)? {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "stdin was replaced"));
     }
-    let mut input = tokio::net::unix::pipe::OpenOptions::new().open_sender(&path)?;
+    let mut input = File::options().write(true).custom_flags(libc::O_NONBLOCK).open(&path)?;
     if !process.is_running() {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
-    input.write_all(bytes).await
+    while !bytes.is_empty() {
+        match input.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis() + 1;
+                let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+                let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLOUT)], timeout);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reopens the read ends of the output pipes of a process. A pipe that the leader closed or replaced may still be open
+/// in a descendant. The process can block this call.
+pub fn reopen_output_pipes(leader: ProcessRef) -> [Option<OwnedFd>; 2] {
+    let members = tree::tree_members(leader);
+    let find = |number| members.iter().find_map(|member| reopen_output_pipe(member.process.pid, number));
+    let (out, mut err) = (find(libc::STDOUT_FILENO), find(libc::STDERR_FILENO));
+    if out.as_ref().zip(err.as_ref()).is_some_and(|(out, err)| is_same_file(out, err)) {
+        err = None; // `2>&1`
+    }
+    [out, err]
 }
 
 /// Reopens the read end of the output pipe at descriptor `number` of a process, after all rsm processes have
@@ -108,7 +136,7 @@ pub fn closed_pipe() -> nix::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::Read;
 
     use super::*;
 

@@ -18,6 +18,7 @@ pub mod following;
 pub mod load_client;
 #[allow(dead_code)]
 pub mod ports;
+pub mod stall;
 pub mod wait;
 
 pub use ports::free_port;

@@ -24,7 +24,7 @@ use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::config;
 use crate::exit::Exit;
-use crate::ipc::client::Client;
+use crate::ipc::client::{Client, ClientError};
 use crate::ipc::message::{
     ActionReport, DisplayStatus, EventKind, EventView, Existing, InstanceDetail, Request, SignalRequest,
     StartRequest,
@@ -130,6 +130,8 @@ pub(crate) async fn runtime(args: RuntimeArgs, is_pid1: bool, session: &Session)
         }
     }
     let to_error = |error| Error::Io { context: "cannot create output pipes", error };
+    let is_unsafe = |error| session.client_error(ClientError::UnsafeHome(error));
+    session.home.check_access().map_err(is_unsafe)?;
     session.home.create().map_err(Error::HomeUnknown)?;
     let relay = OutputRelay::new(&session.home, args.output, session.style).map_err(to_error)?;
     apps.iter_mut().for_each(|app| relay.redirect_logs(app));

@@ -65,6 +65,7 @@ fn info() -> DaemonInfo {
         instances: Default::default(),
         host,
         unsaved: false,
+        stalled: Vec::new(),
     }
 }
 
