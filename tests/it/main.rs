@@ -24,6 +24,7 @@ mod jobs;
 mod layout;
 mod log_disk_failures;
 mod log_files;
+mod log_ownership;
 mod log_readers;
 mod matrix;
 mod memory;
