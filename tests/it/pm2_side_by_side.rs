@@ -320,3 +320,61 @@ fn crash_loop_matches_pm2() {
     // Intended: four restarts are four restarts; PM2 counts the first start among them.
     assert_eq!(restarts, [4, 3]);
 }
+
+#[test]
+fn paths_of_scripts_match_pm2() {
+    let files = [FILES[1], ("dir/child.js", "setInterval(() => {}, 1000)")];
+    let both = Both::new(&files);
+    assert_eq!(both.run(&["start", "server.js", "--name", "one"]), 0);
+    assert_eq!(both.run(&["start", "./server.js", "--name", "two"]), 0);
+    assert_eq!(both.run(&["start", "dir/child.js"]), 0);
+    for command in [&["stop", "server.js"][..], &["restart", "./server.js"], &["stop", "dir/../dir/child.js"]]
+    {
+        assert_eq!(both.run(command), 0, "{command:?}");
+        both.list();
+    }
+    // Intended: both restart the app and say that nothing is merged; PM2 ends with an error all the same.
+    assert_eq!(both.codes(&["restart", "one", "--env", "production"]), [0, 1]);
+    assert_eq!(both.run(&["delete", "dir/child.js"]), 0);
+    assert_eq!(names(&both.list()), ["one", "two"]);
+    assert_eq!(both.run(&["stop", "other.js"]), 1);
+}
+
+/// The variables and arguments that an app prints, of both.
+fn printed(both: &Both, log: &str) -> [String; 2] {
+    [both.rsm.home(), both.home.path().join("home")].map(|home| {
+        let file = home.join("logs").join(log);
+        wait_until("the app prints", || fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n')))
+    })
+}
+
+#[test]
+fn numbers_arguments_and_command_line_match_pm2() {
+    let print = "const { A, B, C, D, ENV } = process.env\n\
+                 console.log(JSON.stringify([A, B, C, D, ENV, process.argv.slice(2)])); setInterval(() => {}, 1000)";
+    let config = "const at = process.argv.indexOf('--env')
+        module.exports = { apps: [{ name: 'print', script: 'print.js',
+        args: '--json {\"port\":80} \\'a b\\' --x=1',
+        env: { A: 1.0, B: 1e3, C: 0.1, D: 1e21, ENV: at < 0 ? 'none' : process.argv[at + 1] }, env_staging: {} }] }";
+    let both = Both::new(&[("print.js", print), ("ecosystem.config.js", config)]);
+    assert_eq!(both.run(&["start", "ecosystem.config.js", "--env", "staging"]), 0);
+    let [rsm, pm2] = printed(&both, "print-out.log");
+    assert_eq!(rsm, pm2);
+    assert!(
+        rsm.contains("\"1000\"") && rsm.contains("staging") && rsm.contains("{\\\"port\\\":80}"),
+        "{rsm}"
+    );
+}
+
+#[test]
+fn directories_run_in_both() {
+    let both = Both::new(&[
+        ("site/package.json", r#"{ "main": "main.js" }"#),
+        ("site/main.js", "console.log('main'); setInterval(() => {}, 1000)"),
+    ]);
+    assert_eq!(both.run(&["start", "./site"]), 0);
+    let [rsm, pm2] = printed(&both, "site-out.log");
+    assert_eq!(rsm, pm2);
+    assert_eq!(both.run(&["stop", "./site"]), 0);
+    both.list();
+}

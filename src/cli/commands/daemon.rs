@@ -37,7 +37,7 @@ pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
     let reported = match session.wait("stopping all apps", response).await {
         Ok(report) => session.print_report(&report, "stopped"),
         // It may exit before its response is read.
-        Err(ClientError::ConnectionLost { .. }) => Ok(()),
+        Err(ClientError::ConnectionLost { .. } | ClientError::NotRunning { .. }) => Ok(()),
         Err(error) => return Err(session.client_error(error)),
     };
     wait_gone(session, keeper).await?;
@@ -51,9 +51,10 @@ pub(crate) async fn kill_daemon(session: &Session) -> Result<(), Error> {
     let keeper = keeper_process(session);
     match client.call::<ActionReport>(&Request::Shutdown).await {
         // Another command may have stopped it already.
-        Ok(_) | Err(ClientError::ConnectionLost { .. } | ClientError::Rejected(_)) => {
-            wait_gone(session, keeper).await
-        }
+        Ok(_)
+        | Err(
+            ClientError::ConnectionLost { .. } | ClientError::NotRunning { .. } | ClientError::Rejected(_),
+        ) => wait_gone(session, keeper).await,
         Err(error) => Err(session.client_error(error)),
     }
 }

@@ -3,13 +3,29 @@
 use serde_json::{Value, json};
 
 use super::style::tame;
+use super::units;
 use crate::spec::AppSpec;
+use crate::text::quote_shell;
 
 /// Maximum number of characters of a value; longer ones are truncated.
 const MAX_VALUE: usize = 60;
 
 /// Number of characters shown before the first difference of two long values.
 const CONTEXT: usize = 15;
+
+/// Keys whose values are bytes.
+const SIZES: [&str; 2] = ["max_memory_restart", "memory_max"];
+
+/// Keys whose values are milliseconds.
+const DURATIONS: [&str; 7] = [
+    "kill_timeout",
+    "listen_timeout",
+    "min_uptime",
+    "restart_delay",
+    "restart_window",
+    "watch_delay",
+    "watchdog",
+];
 
 /// A step of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,19 +166,47 @@ fn instances(count: u32) -> String {
 fn change_text(change: &FieldDiff) -> String {
     match &change.values {
         Some((current, planned)) => {
-            let [current, planned] = value_texts(current, planned);
+            let [current, planned] = value_texts(&change.name, current, planned);
             format!("{}: {current} → {planned}", change.name)
         }
         None => format!("{} {}", change.name, change.note),
     }
 }
 
-/// Two values that differ. Long ones are truncated around the first difference, so that it is visible.
-fn value_texts(current: &Value, planned: &Value) -> [String; 2] {
-    let texts = [current, planned].map(|value| match value {
-        Value::Null => "none".to_owned(),
+/// A value as it is written in a file.
+fn file_value(key: &str, value: &Value) -> String {
+    match value {
+        Value::Null => "none".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_u64() {
+            Some(bytes) if SIZES.contains(&key) => units::size(bytes),
+            Some(ms) if DURATIONS.contains(&key) => duration_text(ms),
+            _ => number.to_string(),
+        },
+        Value::Array(items) if items.is_empty() => "none".into(),
+        Value::Array(items) if items.iter().all(Value::is_string) => {
+            items.iter().filter_map(Value::as_str).map(quote_shell).collect::<Vec<_>>().join(" ")
+        }
+        Value::Object(table) => match table.iter().next() {
+            Some((name, path)) if name == "file" => file_value(key, path),
+            Some((name, delay)) if name == "fixed" => file_value(key, delay),
+            Some((name, backoff)) if name.ends_with("backoff") => {
+                format!("exponential from {}", file_value(key, &backoff["initial"]))
+            }
+            _ if table.contains_key("paths") => file_value(key, &value["paths"]),
+            _ => value.to_string(),
+        },
         other => other.to_string(),
-    });
+    }
+}
+
+fn duration_text(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
+}
+
+/// Two values that differ. Long ones are truncated around the first difference, so that it is visible.
+fn value_texts(key: &str, current: &Value, planned: &Value) -> [String; 2] {
+    let texts = [current, planned].map(|value| file_value(key, value));
     let [a, b] = &texts;
     if texts.iter().all(|text| text.chars().count() <= MAX_VALUE) {
         return texts;
@@ -199,7 +243,7 @@ mod tests {
     fn text_has_a_line_for_each_step() {
         let want = "\
 + start      api  1 new instance
-~ reload     api  kill_timeout: 1000 → 2000; env.TOKEN removed
+~ reload     api  kill_timeout: 1s → 2s; env.TOKEN removed
 ~ scale      w    1 → 3 instances
   unchanged  x\n3 changes\n";
         assert_eq!(text(&steps()), want);
@@ -210,18 +254,35 @@ mod tests {
     fn difference_of_long_values_is_visible() {
         let list =
             |last: &str| json!((0..40).map(|n| format!("word-{n}")).chain([last.into()]).collect::<Vec<_>>());
-        let shown = |a: Value, b: Value| value_texts(&a, &b);
+        let shown = |a: Value, b: Value| value_texts("args", &a, &b);
         let [before, after] = shown(list("--port 80"), list("--port 81"));
-        assert!(before.starts_with('…') && before.ends_with("--port 80\"]"), "{before}");
-        assert!(after.ends_with("--port 81\"]") && before.chars().count() <= MAX_VALUE + 2, "{after}");
+        assert!(before.starts_with('…') && before.ends_with("'--port 80'"), "{before}");
+        assert!(after.ends_with("'--port 81'") && before.chars().count() <= MAX_VALUE + 2, "{after}");
         let [before, after] = shown(json!("x".repeat(100)), json!("x".repeat(101)));
         assert_ne!(before, after);
         let [before, after] = shown(json!("a".repeat(100)), json!("é".repeat(100)));
         assert!(
-            before.starts_with("\"aaa") && before.ends_with('…') && after.starts_with("\"ééé"),
+            before.starts_with("aaa") && before.ends_with('…') && after.starts_with("ééé"),
             "{before} {after}"
         );
         assert_eq!(shown(json!(1), Value::Null), ["1", "none"]);
+    }
+
+    #[test]
+    fn values_are_those_of_files() {
+        for (key, value, text) in [
+            ("max_memory_restart", json!(314_572_800), "300.0 MB"),
+            ("kill_timeout", json!(1500), "1500ms"),
+            ("max_restarts", json!(16), "16"),
+            ("restart_delay", json!({ "fixed": 2000 }), "2s"),
+            ("restart_delay", json!({ "backoff": { "initial": 100 } }), "exponential from 100ms"),
+            ("out_file", json!({ "file": "/srv/o.log" }), "/srv/o.log"),
+            ("args", json!(["--port", "80"]), "--port 80"),
+            ("watch", json!({ "delay": 200, "ignore": [], "paths": ["/srv", "/etc"] }), "/srv /etc"),
+            ("cron_restart", Value::Null, "none"),
+        ] {
+            assert_eq!(file_value(key, &value), text, "{key}");
+        }
     }
 
     #[test]
@@ -229,7 +290,7 @@ mod tests {
         let plan = json(&steps());
         let want = json!({
             "action": "reload", "app": "api", "ids": [0, 1],
-            "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",
+            "reason": "kill_timeout: 1s → 2s; env.TOKEN removed",
             "changes": [
                 { "setting": "kill_timeout", "current": 1000, "desired": 2000 },
                 { "setting": "env.TOKEN", "change": "removed" },

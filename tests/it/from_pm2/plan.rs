@@ -61,7 +61,7 @@ fn plan_shows_every_difference_without_secrets() {
     let plan = rsm.ok(&["plan", "e.toml", "--prune"]).stdout;
     let want = "  unchanged  same
 ~ scale      more   2 → 3 instances
-~ restart    other  kill_timeout: 10000 → 2000; env.GONE removed; env.TOKEN changed
+~ restart    other  kill_timeout: 10s → 2s; env.GONE removed; env.TOKEN changed
 + start      new    1 new instance
 - delete     gone   no longer in the file
 4 changes
@@ -140,7 +140,7 @@ fn drift_is_marked_until_applied() {
     rsm.ok(&["restart", "nap", "--kill-timeout", "7s", "--update-env"]);
     assert!(drift(&rsm).starts_with("settings were changed by a command"), "{}", drift(&rsm));
     rsm.ok(&["list"]).shows("nap *").shows("See `rsm plan ");
-    rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7000 → 10000");
+    rsm.ok(&["apply", "ecosystem.toml"]).says("kill_timeout: 7s → 10s");
     assert_eq!(drift(&rsm), "");
     // The same by another client.
     let patch = r#"{"select": ["nap"], "changes": {"max_memory_restart": 300000000}}"#;
