@@ -70,6 +70,7 @@ fn resurrect_restores_names_ids_and_counts() {
 #[test]
 fn save_keeps_dump_if_list_is_empty() {
     let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "false"]);
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.ok(&["save"]);
     rsm.ok(&["delete", "all"]);
@@ -85,6 +86,7 @@ fn save_keeps_dump_if_list_is_empty() {
 #[test]
 fn resurrect_rejects_unusable_dump() {
     let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "false"]);
     rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
     rsm.run(&["resurrect"]).code(1).says("no saved list");
     for (content, says) in [("", "corrupt"), ("{\"version\":1", "corrupt"), ("{\"version\":99}", "newer rsm")]

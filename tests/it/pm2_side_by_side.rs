@@ -333,11 +333,11 @@ fn paths_of_scripts_match_pm2() {
         assert_eq!(both.run(command), 0, "{command:?}");
         both.list();
     }
-    // Intended: both restart the app and say that nothing is merged; PM2 ends with an error all the same.
-    assert_eq!(both.codes(&["restart", "one", "--env", "production"]), [0, 1]);
     assert_eq!(both.run(&["delete", "dir/child.js"]), 0);
     assert_eq!(names(&both.list()), ["one", "two"]);
     assert_eq!(both.run(&["stop", "other.js"]), 1);
+    // Intended: rsm restarts the app with a warning; PM2 refuses.
+    assert_eq!(both.codes(&["restart", "one", "--env", "production"]), [0, 1]);
 }
 
 /// The variables and arguments that an app prints, of both.
