@@ -3,7 +3,7 @@
 use crate::export::app::{ExportApp, Workload, duration, size};
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::yaml::{Yaml, YamlMap};
-use crate::spec::{LogFormat, LogPath, Probe, RestartDelay};
+use crate::spec::{Condition, LogFormat, LogPath, Probe, RestartDelay};
 
 /// The Compose file, and a file for the secrets of each app that has some.
 pub(super) fn files(apps: &[ExportApp<'_>], options: &ExportOptions) -> Vec<ExportedFile> {
@@ -70,8 +70,9 @@ fn always_quoted(value: &str) -> Yaml {
 fn dependencies(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
     app.spec.depends_on.iter().fold(YamlMap::new(), |map, name| {
         let Some(other) = apps.iter().find(|other| other.spec.name == name.app) else { return map };
-        let condition = match other.workload() {
-            Workload::Job => "service_completed_successfully",
+        let condition = match (name.condition, other.workload()) {
+            (Condition::Started, _) => "service_started",
+            (Condition::Completed, _) | (_, Workload::Job) => "service_completed_successfully",
             _ if healthcheck(other).is_some() => "service_healthy",
             _ => "service_started",
         };

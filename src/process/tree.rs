@@ -121,6 +121,24 @@ pub fn find_marked(
     runs
 }
 
+/// What the processes of a tree do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// CPU time since their start, in clock ticks.
+    pub cpu_ticks: u64,
+    /// One of them runs, waits for a CPU, or waits for a disk.
+    pub is_runnable: bool,
+}
+
+/// What the processes of the tree of a running leader do.
+pub fn activity(leader: ProcessRef) -> Activity {
+    let stats = tree_members(leader).into_iter().filter_map(|member| Stat::of(member.process.pid).ok());
+    stats.fold(Activity::default(), |sum, stat| Activity {
+        cpu_ticks: sum.cpu_ticks.saturating_add(stat.cpu_ticks).saturating_add(stat.child_cpu_ticks),
+        is_runnable: sum.is_runnable || matches!(stat.state, b'R' | b'D'),
+    })
+}
+
 /// The process tree of a running leader, the leader first, without zombies. Empty if the leader does not
 /// exist any more.
 pub fn tree_members(leader: ProcessRef) -> Vec<TreeMember> {

@@ -42,6 +42,13 @@ fn every_command_that_starts_processes_reports_early_exits() {
 }
 
 #[test]
+fn program_that_is_busy_with_its_start_is_watched_for_longer() {
+    let busy = "const end = Date.now() + 1500; while (Date.now() < end) {}\nthrow new Error('late');\n";
+    let rsm = Rsm::new().file("busy.js", busy);
+    rsm.run(&["start", "busy.js"]).code(1).says("exit code 1").says("late");
+}
+
+#[test]
 fn start_of_several_apps_names_the_failed_one() {
     let rsm = Rsm::new().file("boom.js", BOOM);
     let apps = ["nap", "boom"].map(|name| {

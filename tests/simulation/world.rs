@@ -12,6 +12,7 @@ use rsm::instance::event::InstanceEvent;
 use rsm::instance::state::{CleanUp, RunProcess};
 use rsm::instance::status::RunId;
 use rsm::ipc::message::EventView;
+use rsm::process::tree::Activity;
 use rsm::spec::StopPolicy;
 use rsm::time::Moment;
 
@@ -290,6 +291,11 @@ impl ProcessControl for SimWorld {
     }
 
     fn signal(&mut self, _run: RunId, _number: i32) {}
+
+    fn activity(&self, process: RunProcess) -> Activity {
+        // Some are busy at any time.
+        Activity { cpu_ticks: self.clock, is_runnable: process.pid % 3 == 0 }
+    }
 
     fn release_run(&mut self, run: RunId) {
         match self.runs.get(&run) {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::input::ReplySender;
 use super::registry::Registry;
 use super::views;
-use super::world::{Clock, PortControl};
+use super::world::{Clock, PortControl, ProcessControl};
 use crate::exit::Exit;
-use crate::instance::state::State;
+use crate::instance::state::{RunProcess, State};
 use crate::instance::status::{Listens, RunId, RunRecord};
 use crate::instance::{CompletedCommand, Goal, Instance};
 use crate::ipc::message::{ActionReport, InstanceOutcome};
@@ -40,6 +40,17 @@ struct PendingReply {
     notes: Vec<String>,
     /// The latest time for which a timer was set to look again.
     wake_up: u64,
+    /// Instances of which nothing signals that they are ready.
+    observations: BTreeMap<u32, Observation>,
+}
+
+/// What was seen of a process of which nothing signals that it is ready.
+#[derive(Clone, Copy, Debug)]
+struct Observation {
+    run: u32,
+    cpu_ticks: u64,
+    /// When to look again; none if it has been idle.
+    next: Option<u64>,
 }
 
 /// Whether a reply has to wait for an instance.
@@ -50,6 +61,8 @@ enum Settled {
     No,
     /// At this time, unless the process exits before.
     At(u64),
+    /// When this process is no longer busy with its start.
+    WhenIdle(RunProcess),
 }
 
 impl PendingReplies {
@@ -63,11 +76,22 @@ impl PendingReplies {
     ) {
         let last_ended = |id: &u32| Some((*id, registry.get(*id)?.status().history.back()?.run));
         let last_ended = goals.keys().filter_map(last_ended).collect();
-        self.waiting.push(PendingReply { reply, goals, last_ended, notes, wake_up: 0 });
+        self.waiting.push(PendingReply {
+            reply,
+            goals,
+            last_ended,
+            notes,
+            wake_up: 0,
+            observations: BTreeMap::new(),
+        });
     }
 
     /// Makes the replies due whose instances have settled, or whose client has gone.
-    pub(super) fn settle(&mut self, registry: &Registry, world: &mut (impl Clock + PortControl)) {
+    pub(super) fn settle(
+        &mut self,
+        registry: &Registry,
+        world: &mut (impl Clock + PortControl + ProcessControl),
+    ) {
         let is_due =
             |pending: &mut PendingReply| pending.reply.is_closed() || pending.settle(registry, world);
         let due: Vec<PendingReply> = self.waiting.extract_if(.., is_due).collect();
@@ -109,20 +133,30 @@ impl PendingReplies {
 
 impl PendingReply {
     /// Whether all instances have settled. Sets a timer if that depends on the time.
-    fn settle(&mut self, registry: &Registry, clock: &mut impl Clock) -> bool {
-        let now = clock.now();
+    fn settle(&mut self, registry: &Registry, world: &mut (impl Clock + ProcessControl)) -> bool {
+        let now = world.now();
         let (mut all, mut latest) = (true, None);
         for (id, (_, goal)) in &self.goals {
-            match settled(registry, *id, *goal, self.last_ended(*id), now) {
+            let last_ended = self.last_ended.get(id).copied().unwrap_or(0);
+            match settled(registry, *id, *goal, last_ended, now) {
                 Settled::Yes => {}
                 Settled::No => all = false,
                 Settled::At(at) => latest = latest.max(Some((at, *id))),
+                Settled::WhenIdle(process) => {
+                    let observation = self.observations.entry(*id).or_insert_with(|| Observation {
+                        run: process.run,
+                        cpu_ticks: 0,
+                        next: Some(0),
+                    });
+                    let next = observation.look_again(process, now, world);
+                    latest = latest.max(next.map(|at| (at, *id)));
+                }
             }
         }
         let Some((at, id)) = latest else { return all };
         if at > self.wake_up {
             self.wake_up = at;
-            clock.set_timer(id, at);
+            world.set_timer(id, at);
         }
         false
     }
@@ -166,6 +200,38 @@ impl PendingReply {
 /// because of a missing module, a syntax error or a used port.
 const OBSERVATION: Duration = Duration::from_millis(800);
 
+/// The longest time for which a busy process is watched.
+const MAX_OBSERVATION: Duration = Duration::from_secs(3);
+
+/// The interval at which the CPU time of a process is compared.
+const ACTIVITY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The CPU time in an interval from which on a process is busy, in clock ticks of 10 ms.
+const BUSY_TICKS: u64 = 2;
+
+impl Observation {
+    /// When to look at the process again; none if it is idle, or has been watched for long enough. A program that is
+    /// still loading uses the CPU: on a busy machine, that takes longer than usual.
+    fn look_again(&mut self, process: RunProcess, now: Moment, world: &impl ProcessControl) -> Option<u64> {
+        if self.run != process.run {
+            *self = Self { run: process.run, cpu_ticks: 0, next: Some(0) };
+        }
+        let next = self.next?;
+        if now.mono < next {
+            return self.next;
+        }
+        let activity = world.activity(process);
+        let used = activity.cpu_ticks.saturating_sub(self.cpu_ticks);
+        let is_first = next == 0;
+        let is_busy = activity.is_runnable || used >= BUSY_TICKS;
+        let is_over = now.mono >= process.since.plus(MAX_OBSERVATION);
+        self.cpu_ticks = activity.cpu_ticks;
+        let again = now.plus(ACTIVITY_INTERVAL).max(process.since.plus(OBSERVATION));
+        self.next = ((is_first || is_busy) && !is_over).then_some(again);
+        self.next
+    }
+}
+
 fn settled(registry: &Registry, id: u32, goal: Goal, last_ended: u32, now: Moment) -> Settled {
     let replaced = registry.replacement(id).is_none_or(|it| it.instance().status().state.is_stuck());
     let (Some(instance), true) = (registry.get(id), replaced) else {
@@ -182,11 +248,8 @@ fn settled(registry: &Registry, id: u32, goal: Goal, last_ended: u32, now: Momen
         // The first exit ends a start, whatever the restart policy does next.
         (Goal::Online, _) if failed_start(instance, last_ended).is_some() => true,
         (Goal::Online, State::Online { process }) if !status.ready => {
-            let end = process.since.plus(OBSERVATION);
-            match now.mono < end {
-                true => return Settled::At(end),
-                false => true,
-            }
+            let begin = process.since.plus(OBSERVATION.saturating_sub(ACTIVITY_INTERVAL));
+            return if now.mono < begin { Settled::At(begin) } else { Settled::WhenIdle(*process) };
         }
         _ => status.state.is_settled(),
     };
@@ -199,7 +262,7 @@ fn failed_start(instance: &Instance, last_ended: u32) -> Option<&RunRecord> {
     let policy = &instance.spec().restart;
     let is_completed = matches!(ended.exit, Exit::Code(code)
         if policy.stop_exit_codes.contains(&code) || (code == 0 && !policy.autorestart));
-    let is_early = !ended.ready || Duration::from_millis(ended.uptime) < OBSERVATION;
+    let is_early = !ended.ready || Duration::from_millis(ended.uptime) < MAX_OBSERVATION;
     (is_early && !is_completed).then_some(ended)
 }
 

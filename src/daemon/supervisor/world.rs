@@ -9,6 +9,7 @@ use crate::instance::Instance;
 use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::EventView;
+use crate::process::tree::Activity;
 use crate::spec::StopPolicy;
 use crate::time::Moment;
 
@@ -42,6 +43,9 @@ pub trait ProcessControl {
 
     /// Sends a signal to the first process.
     fn signal(&mut self, run: RunId, number: i32);
+
+    /// What the processes of a run do.
+    fn activity(&self, process: RunProcess) -> Activity;
 
     /// The run is over and recorded: releases its resources once that is saved.
     fn release_run(&mut self, run: RunId);

@@ -51,7 +51,8 @@ use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::LogHandle;
 use crate::paths::Home;
 use crate::process::memfd;
-use crate::process::tree::OrphanScope;
+use crate::process::process_ref::ProcessRef;
+use crate::process::tree::{self, Activity, OrphanScope};
 use crate::secure_fs::FileUser;
 use crate::spec::StopPolicy;
 use crate::time::{self, Moment};
@@ -248,6 +249,10 @@ impl ProcessControl for SystemWorld {
 
     fn signal(&mut self, run: RunId, number: i32) {
         self.cleanup.signals().signal_leader(run, number);
+    }
+
+    fn activity(&self, process: RunProcess) -> Activity {
+        tree::activity(ProcessRef { pid: process.pid, start_time: process.start_time })
     }
 
     fn release_run(&mut self, run: RunId) {
