@@ -15,7 +15,7 @@ use crate::config::diagnostics::{Located, SourceRef};
 use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
-    EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, KillModeValue,
+    EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, KillModeValue, LimitsValue,
     LivenessProbe, LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe,
     SignalName, UserOrGroup, ValueError, VarName, WatchValue, WordList, to_camel_case,
 };
@@ -323,6 +323,9 @@ app_keys! {
 
     /// Maximum number of processes and threads, enforced by the kernel.
     pids_max: CountValue = key(Group::Limits).spec(&["/limits/pids"]).not_in_pm2();
+
+    /// Resource limits of each process: `nofile`, the maximum number of open files. Default: the hard limit of rsm.
+    limits: LimitsValue = key(Group::Limits).spec(&["/limits"]).table().not_in_pm2();
 
     /// Restart when files change: true for `cwd`, or a list of paths.
     watch: WatchValue = key(Group::Watch)

@@ -127,6 +127,7 @@ impl Instance {
     /// Resets the counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.status.restarts = 0;
+        self.status.crashes = 0;
         self.status.failure_history = FailureHistory::default();
         self.status.created = now;
     }
@@ -487,6 +488,7 @@ impl Instance {
         let RunProcess { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let reason = self.status.stop_reason.take();
+        self.status.crashes += u32::from(!requested);
         self.status.push_run(RunRecord { at: now, run, pid, uptime, exit, requested, killed: false, reason });
     }
 
@@ -501,7 +503,10 @@ impl Instance {
     fn drain_and_delete(&mut self, now: Moment, out: &mut Vec<Effect>) {
         match self.status.state {
             State::Starting { process, .. } | State::Online { process }
-                if self.spec.shares_ports() && self.status.want != Want::Gone =>
+                // An unhealthy process may never close its connections.
+                if self.spec.shares_ports()
+                    && self.status.want != Want::Gone
+                    && self.status.health_problem.is_none() =>
             {
                 self.status.want = Want::Gone;
                 self.status.state = State::Draining { process };

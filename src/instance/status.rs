@@ -21,6 +21,9 @@ pub struct InstanceStatus {
     pub state: State,
     /// Restarts since the instance was added or reset.
     pub restarts: u32,
+    /// Exits that nobody requested, since the instance was added or reset.
+    #[serde(default)]
+    pub crashes: u32,
     /// Recent failures, for the restart policy.
     #[serde(alias = "failures")]
     pub failure_history: FailureHistory,
@@ -57,6 +60,7 @@ impl InstanceStatus {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
+            crashes: 0,
             failure_history: FailureHistory::default(),
             history: VecDeque::new(),
             created: now,

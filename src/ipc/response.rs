@@ -99,6 +99,9 @@ pub struct InstanceView {
     pub restarts: u32,
     /// Unstable restarts within the restart window.
     pub unstable_restarts: u32,
+    /// Exits that nobody requested.
+    #[serde(default)]
+    pub crashes: u32,
     /// CPU usage of the process tree, in percent of a core.
     pub cpu: f32,
     /// Memory of the process tree in bytes; shared pages are counted once.

@@ -93,6 +93,7 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
         ));
     }
     rows.push(("restarts", format!("{} ({} unstable)", view.restarts, view.unstable_restarts)));
+    rows.push(("crashes", view.crashes.to_string()));
     rows.push(("added", units::local_time(detail.created_at, zone)));
     ("State", rows)
 }
@@ -334,6 +335,7 @@ Command
 State
   status         errored: 2 unstable restarts
   restarts       0 (0 unstable)
+  crashes        0
   added          2023-11-14 22:13:20
 
 Restarts and limits

@@ -270,6 +270,7 @@ pub(crate) mod tests {
             uptime: online.then_some(7_200_000),
             restarts: 0,
             unstable_restarts: 0,
+            crashes: 0,
             cpu: if online { 1.5 } else { 0.0 },
             memory: if online { 53_896_806 } else { 0 },
             memory_limit: None,

@@ -37,6 +37,7 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         started_at: process.map(|process| process.since.wall),
         uptime: process.map(|process| uptime(process, now)),
         restarts: status.restarts,
+        crashes: status.crashes,
         unstable_restarts: u32::try_from(status.failure_history.recent_count(policy, now))
             .unwrap_or(u32::MAX),
         cpu: usage.map_or(0.0, |usage| usage.cpu_percent),
