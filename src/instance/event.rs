@@ -12,6 +12,8 @@ pub enum InstanceEvent {
     Stop,
     /// A restart is requested, with the reason if it is not a command.
     Restart(Option<String>),
+    /// Another run is requested, once the current one has ended.
+    Enqueue,
     /// The deletion is requested.
     Delete,
     /// The deletion is requested, and other processes serve instead: open connections are served first.
@@ -86,6 +88,7 @@ impl InstanceEvent {
             Self::Start
             | Self::Stop
             | Self::Restart(_)
+            | Self::Enqueue
             | Self::Delete
             | Self::DrainAndDelete
             | Self::OrphanExited
@@ -101,6 +104,7 @@ impl InstanceEvent {
             Self::Start
             | Self::Stop
             | Self::Restart(_)
+            | Self::Enqueue
             | Self::Delete
             | Self::DrainAndDelete
             | Self::Drained { .. }

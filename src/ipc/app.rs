@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{
-    self, Account, AppSpec, Autoscale, Balance, EnvFilter, EnvVars, ExecMode, KillMode, Launcher, Limits,
-    LogFormat, LogPath, LogSpec, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy,
-    WatchSpec, WhenFull, origin,
+    self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, KillMode, Launcher,
+    Limits, LogFormat, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy,
+    StopPolicy, WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
@@ -25,6 +25,9 @@ pub struct App {
     /// Namespace, for selection.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Container image, for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Absolute path of the program or script; or a name that is looked up in the `PATH` of the app at each
     /// start; or a shell command with the launcher `shell`.
     pub script: String,
@@ -75,9 +78,9 @@ pub struct App {
     /// Start it when it is added.
     #[serde(default = "default_true")]
     pub autostart: bool,
-    /// Apps that must be online before this one starts, and that stop after it.
+    /// Apps that must be ready, or have completed, before this one starts, and that stop after it.
     #[serde(default)]
-    pub depends_on: Vec<String>,
+    pub depends_on: Vec<Dependency>,
     /// Restart policy.
     #[serde(default)]
     pub restart: AppRestart,
@@ -105,6 +108,12 @@ pub struct App {
     /// Restart on this cron schedule: five fields, or six with seconds first.
     #[serde(default)]
     pub cron_restart: Option<String>,
+    /// Time zone of the schedule; that of the machine if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What the schedule does while the previous run has not ended.
+    #[serde(default, skip_serializing_if = "Overlap::is_default")]
+    pub overlap: Overlap,
     /// Restart when the process tree uses more memory.
     #[serde(default)]
     pub max_memory_restart: Option<u64>,
@@ -337,7 +346,7 @@ macro_rules! convert {
 
 convert!(AppSpec, App:
     same name namespace script launcher args cwd env filter_env instances exec_mode hold_port balance listen ports
-        autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart
+        image autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart timezone overlap
         max_memory_restart limits version source origin;
     into restart stop readiness logs; optional health; millis; renamed);
 convert!(RestartPolicy, AppRestart:

@@ -16,6 +16,7 @@ use super::routes::Request;
 use crate::path_error::PathError;
 use crate::paths::Home;
 use crate::process::memfd;
+use crate::settings::RsmSettings;
 
 #[cfg(test)]
 mod tests;
@@ -125,6 +126,9 @@ async fn connect_or_spawn(
 ) -> Result<(Client, bool), StartDaemonError> {
     if let Some(client) = connect_running(home).await? {
         return Ok((client, false));
+    }
+    if home.is_new() {
+        let _ = RsmSettings::default().save(home); // the next line reports why the home cannot be created
     }
     home.create().map_err(PathError::context("create", home.path()))?;
     // Two commands at the same time start one daemon: the second one finds it when it gets the lock.

@@ -16,7 +16,7 @@ pub struct RestartPolicy {
     pub autorestart: bool,
     /// Maximum number of unstable restarts within `window`; then the app is errored.
     pub max_restarts: u32,
-    /// Minimum uptime in milliseconds; an earlier exit is unstable.
+    /// Minimum uptime in milliseconds; an exit that is earlier, or before readiness, is unstable.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub min_uptime: Duration,
@@ -41,7 +41,7 @@ pub enum RestartDelay {
         Duration,
     ),
     /// Exponential backoff: the first unstable exit restarts immediately, then the delay is `initial`,
-    /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least `min_uptime`.
+    /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least 30 s and `min_uptime`.
     #[serde(alias = "after_first")]
     Backoff {
         /// Initial delay in milliseconds.
@@ -70,6 +70,26 @@ impl Default for RestartPolicy {
             delay: RestartDelay::Backoff { initial: Duration::from_millis(100) },
             stop_exit_codes: Vec::new(),
         }
+    }
+}
+
+/// What a schedule does while the previous run has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The run is stopped, and the next one starts (as in PM2).
+    #[default]
+    Replace,
+    /// The run continues; the scheduled one is skipped.
+    Skip,
+    /// The run continues; another one starts once it has ended.
+    Queue,
+}
+
+impl Overlap {
+    /// Whether this is the default.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -136,9 +136,9 @@ fn failed_start_reports_its_step() {
 fn stop_exit_codes_end_the_app() {
     let rsm = Rsm::new();
     rsm.run(&["start", "exit 3", "--name", "done", "--stop-exit-codes", "3"]); // it may have ended before the answer
-    rsm.wait_status("done", "stopped");
+    rsm.wait_status("done", "completed");
     rsm.run(&["start", "exit 4", "--name", "once", "--no-autorestart"]);
-    rsm.wait_status("once", "stopped");
+    rsm.wait_status("once", "failed");
     assert_eq!(rsm.json(&["describe", "once", "--json"])[0]["exits"][0]["exit"]["code"], 4);
 }
 

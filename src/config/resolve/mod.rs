@@ -13,11 +13,15 @@ mod policy;
 mod script;
 pub(super) mod search_path;
 mod serve;
+mod typescript;
 mod watch;
 
 pub(super) use context::ResolveContext;
 pub(super) use interpreter::find_interpreter;
 pub(super) use search_path::{SearchPath, absolute};
+
+use std::ffi::OsStr;
+use std::path::Path;
 
 use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
@@ -51,6 +55,14 @@ fn name_from_script(script: &str) -> Option<String> {
     (!name.is_empty() && name != ".").then(|| name.to_owned())
 }
 
+/// The name of an app whose script is a directory such as `.`.
+fn directory_name(script: &str, base: &Path) -> Option<String> {
+    let path = absolute(script, base);
+    let name = path.file_name().map(OsStr::to_owned);
+    let name = name.or_else(|| Some(path.canonicalize().ok()?.file_name()?.to_owned()))?;
+    name_from_script(name.to_str()?)
+}
+
 /// Resolves an app; `None` if its script or name is missing or invalid.
 pub(super) fn resolve_app(
     parsed: &ParsedApp,
@@ -69,7 +81,8 @@ pub(super) fn resolve_app(
         );
         return None;
     };
-    let Some(name) = app_name(settings, context.env_name) else {
+    let name = app_name(settings, context.env_name).or_else(|| directory_name(&script.value, &context.base));
+    let Some(name) = name else {
         let help = "use a file or a program in PATH";
         diagnostics.error(&script.source, format!("invalid script {:?}", script.value), help);
         return None;

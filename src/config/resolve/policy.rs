@@ -15,7 +15,8 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
     set_if_given(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
     apply_probes(settings, app, diagnostics);
     set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
-    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
+    app.image = value_of(&settings.image).cloned();
+    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|list| list.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
         memory: value_of(&settings.memory_max).map(|size| size.0),
@@ -24,6 +25,8 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
         nofile: value_of(&settings.limits).and_then(|limits| limits.nofile),
     };
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
+    app.timezone = value_of(&settings.timezone).map(|zone| zone.0.clone());
+    set_if_given(&mut app.overlap, value_of(&settings.overlap).map(|overlap| overlap.0));
 }
 
 fn apply_restart(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {

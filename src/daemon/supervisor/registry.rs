@@ -242,6 +242,7 @@ impl Registry {
             InstanceEvent::Start
             | InstanceEvent::Stop
             | InstanceEvent::Restart(_)
+            | InstanceEvent::Enqueue
             | InstanceEvent::Delete
             | InstanceEvent::DrainAndDelete
             | InstanceEvent::OrphanExited

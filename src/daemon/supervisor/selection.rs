@@ -39,7 +39,10 @@ fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec
     }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
         let regex = Regex::new(pattern).map_err(|error| {
-            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
+            // The other lines repeat the expression.
+            let message = error.to_string();
+            let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {reason}"))
         })?;
         return Ok(matching(&|instance| regex.is_match(&instance.spec().name)));
     }
@@ -60,6 +63,12 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
         return ApiError::new(ErrorCode::NotFound, "no apps").hint("start one: rsm start ecosystem.toml");
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
+    if selector.contains(',') {
+        return error.hint(format!(
+            "separate several by spaces: {}",
+            selector.split(',').collect::<Vec<_>>().join(" ")
+        ));
+    }
     let names = instances.values().map(|instance| instance.spec().name.as_str());
     match closest_match(selector, names) {
         Some(name) => error.hint(format!("did you mean \"{name}\"?")),
