@@ -16,7 +16,7 @@ use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
     DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
-    KillModeValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
+    KillModeValue, LimitsValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
     PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue,
     WordList, to_camel_case,
 };
@@ -343,6 +343,9 @@ app_keys! {
 
     /// Maximum number of processes and threads, enforced by the kernel.
     pids_max: CountValue = key(Group::Limits).spec(&["/limits/pids"]).not_in_pm2();
+
+    /// Resource limits of each process: `nofile`, the maximum number of open files. Default: the hard limit of rsm.
+    limits: LimitsValue = key(Group::Limits).spec(&["/limits"]).table().not_in_pm2();
 
     /// Restart when files change: true for `cwd`, or a list of paths.
     watch: WatchValue = key(Group::Watch)

@@ -87,6 +87,7 @@ pub fn launch_spec(
         fds,
         supervised_calls: None,
         limits: None,
+        nofile: spec.limits.nofile,
         tag: Some(run_marker(home).tag(run.to_u64())),
         listen_pid: false,
     })

@@ -174,6 +174,7 @@ impl Instance {
     /// Resets the counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.status.restarts = 0;
+        self.status.crashes = 0;
         self.status.runs = 0;
         self.status.failure_history = FailureHistory::default();
         self.status.created = now;
@@ -604,6 +605,7 @@ impl Instance {
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let reason = self.status.stop_reason.take();
         let run = RunRecord { at: now, run, pid, uptime, exit, requested, ready, killed: false, reason };
+        self.status.crashes += u32::from(!requested && self.run_end(&run) == JobEnd::Failed);
         self.status.push_run(run.clone());
         run
     }
@@ -619,7 +621,10 @@ impl Instance {
     fn drain_and_delete(&mut self, now: Moment, out: &mut Vec<Effect>) {
         match self.status.state {
             State::Starting { process, .. } | State::Online { process }
-                if self.spec.shares_ports() && self.status.want != Want::Gone =>
+                // An unhealthy process may never close its connections.
+                if self.spec.shares_ports()
+                    && self.status.want != Want::Gone
+                    && self.status.health_problem.is_none() =>
             {
                 self.status.want = Want::Gone;
                 self.status.state = State::Draining { process };

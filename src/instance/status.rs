@@ -21,6 +21,9 @@ pub struct InstanceStatus {
     pub state: State,
     /// Restarts since the instance was added or reset.
     pub restarts: u32,
+    /// Exits that nobody requested, with an error or by a signal, since the instance was added or reset.
+    #[serde(default)]
+    pub crashes: u32,
     /// Runs since the instance was added or reset.
     #[serde(default)]
     pub runs: u32,
@@ -66,6 +69,7 @@ impl InstanceStatus {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
+            crashes: 0,
             runs: 0,
             queued: false,
             failure_history: FailureHistory::default(),

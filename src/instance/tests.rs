@@ -37,6 +37,39 @@ fn spawns(effects: &[Effect]) -> bool {
     effects.iter().any(|effect| matches!(effect, Effect::Spawn { .. }))
 }
 
+/// It may never close its connections.
+#[test]
+fn unhealthy_process_is_stopped_without_drain() {
+    for is_healthy in [true, false] {
+        let mut api = instance(|app| app.exec_mode = crate::spec::ExecMode::Cluster);
+        api.handle(InstanceEvent::Start, at(0));
+        api.handle(spawned(1), at(1));
+        api.handle(InstanceEvent::Ready { run: 1 }, at(2));
+        if !is_healthy {
+            api.mark_unhealthy("no answer".into());
+        }
+        api.handle(InstanceEvent::DrainAndDelete, at(100));
+        assert_eq!(matches!(api.status().state, State::Draining { .. }), is_healthy);
+        assert_eq!(matches!(api.status().state, State::Stopping { .. }), !is_healthy);
+    }
+}
+
+#[test]
+fn program_that_puts_itself_into_the_background_is_errored() {
+    let left = |background| InstanceEvent::TreeChecked { run: 1, remaining: vec![7], background };
+    for (code, background, errored) in [(0, Some("nginx"), true), (0, None, false), (1, Some("nginx"), false)]
+    {
+        let mut api = online();
+        api.handle(exited(1, code), at(20));
+        api.handle(left(background.map(str::to_owned)), at(21));
+        let effects = api.handle(tree_checked(1), at(22));
+        assert_eq!(spawns(&effects), !errored);
+        if let State::Errored { reason } = &api.status.state {
+            assert!(reason.contains("nginx") && reason.contains("daemon off;"), "{reason}");
+        }
+    }
+}
+
 #[test]
 fn crashed_instance_restarts_after_clean_up() {
     let mut api = online();

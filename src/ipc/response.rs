@@ -124,6 +124,9 @@ pub struct InstanceView {
     pub restarts: u32,
     /// Unstable restarts within the restart window.
     pub unstable_restarts: u32,
+    /// Exits that nobody requested, with an error or by a signal.
+    #[serde(default)]
+    pub crashes: u32,
     /// Runs since it was added or reset.
     #[serde(default)]
     pub runs: u32,

@@ -113,7 +113,7 @@ impl HandoverOut<'_> {
             to.descriptor(Some(fd));
             to.text(name);
         }
-        to.word(self.runs.iter().len() as u64);
+        to.word(self.runs.iter().count() as u64);
         for run in self.runs.iter() {
             encode_run(run, to, same_parent);
         }

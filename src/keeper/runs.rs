@@ -38,6 +38,8 @@ pub struct KeeperRun {
     pub start_unreported: bool,
     /// The exit is not sent to the daemon yet.
     pub exit_unreported: bool,
+    /// The daemon does not need the run any more: it has ended, but another process still has to reap it.
+    pub released: bool,
 }
 
 /// How the exit of a run's leader is detected.
@@ -65,6 +67,7 @@ impl KeeperRun {
             failed: None,
             start_unreported: false,
             exit_unreported: false,
+            released: false,
         }
     }
 }
@@ -105,8 +108,8 @@ impl Runs {
         self.0.push(run);
     }
 
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &KeeperRun> {
-        self.0.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &KeeperRun> {
+        self.0.iter().filter(|run| !run.released)
     }
 
     /// Whether there is a run with this number.
@@ -114,9 +117,17 @@ impl Runs {
         self.0.iter().any(|run| run.id == id)
     }
 
-    /// Removes a run that has ended; one that is running stays, even if the daemon releases it.
+    /// Removes a run that has ended. If its leader is not reaped yet, because another process traces it, the run is
+    /// removed then; one that is running stays.
     pub fn release(&mut self, id: u64) {
         self.0.retain(|run| run.id != id || run.wait_status.is_none() && run.failed.is_none());
+        let is_zombie = |process: ProcessRef| {
+            Stat::of(process.pid).is_ok_and(|stat| stat.start_time == process.start_time && stat.is_dead())
+        };
+        for run in self.0.iter_mut().filter(|run| run.id == id && is_zombie(run.process)) {
+            run.released = true;
+            run.fds.clear();
+        }
     }
 
     /// Signals a run's process group or leader, unless the leader has exited.
@@ -139,6 +150,7 @@ impl Runs {
         run.poll_start_report(true);
         run.wait_status = Some(status);
         run.exit_unreported = run.failed.is_none();
+        self.0.retain(|run| !run.released || run.wait_status.is_none());
     }
 
     /// Records the exit of a run that another process reported.
@@ -181,7 +193,7 @@ impl Runs {
 
     /// After a new daemon has received all runs: starts and exits must be reported to it again.
     pub fn mark_all_unreported(&mut self) {
-        for run in &mut self.0 {
+        for run in self.0.iter_mut().filter(|run| !run.released) {
             run.start_unreported =
                 run.start_report.is_none() && (run.failed.is_some() || run.wait_status.is_none());
             run.exit_unreported = run.wait_status.is_some() && run.failed.is_none();

@@ -292,11 +292,14 @@ mod tests {
              inherited = socket.create_server(('127.0.0.1', 0))\n\
              signal.signal(signal.SIGUSR1, lambda *_: None)\n\
              def child(own):\n\
+             \x20   ready, done = os.pipe()\n\
              \x20   pid = os.fork()\n\
              \x20   if pid == 0:\n\
              \x20       server = socket.create_server(('127.0.0.1', 0)) if own else None\n\
-             \x20       print(os.getpid(), flush=True)\n\
+             \x20       os.write(done, b'x')\n\
              \x20       while True: time.sleep(1000)\n\
+             \x20   os.read(ready, 1)\n\
+             \x20   print(pid, flush=True)\n\
              child(True)\n\
              child(False)\n\
              sys.stdin.read()",
@@ -306,8 +309,8 @@ mod tests {
         assert_eq!(members.len(), 3);
         let signaled = HashSet::from([app.leader()]);
         let unaware = unaware_servers(&members, libc::SIGUSR1, &signaled);
-        assert_eq!(unaware.len(), 1, "one of {first:?} and {second:?} has only the socket of its parent");
-        let with_first = HashSet::from([app.leader(), unaware[0].0]);
+        assert_eq!(unaware, [(first, libc::SIGUSR1)], "{second:?} has only the socket of its parent");
+        let with_first = HashSet::from([app.leader(), first]);
         assert!(unaware_servers(&members, libc::SIGUSR1, &with_first).is_empty());
     }
 }

@@ -85,6 +85,16 @@ fn zombie_exit_status(process: ProcessRef) -> Option<i32> {
         .ok()
 }
 
+/// How a process ended whose parent cannot reap it, because another process traces it and has not reaped it.
+pub fn traced_zombie_status(process: ProcessRef) -> Option<WaitStatus> {
+    let is_ended = |stat: &Stat| stat.start_time == process.start_time && stat.is_dead();
+    Stat::of(process.pid).ok().filter(is_ended)?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid)).ok()?;
+    let is_traced = status::field(&status, "TracerPid").is_some_and(|tracer| tracer != "0");
+    let status = || zombie_exit_status(process).map_or(WaitStatus::Unknown, WaitStatus::from_raw);
+    is_traced.then(status)
+}
+
 /// Whether the kernel shows the protected fields of this process (`PTRACE_MODE_READ`): all its user and
 /// group ids must be those of this process.
 fn can_read_exit_code(pid: i32) -> Option<bool> {

@@ -40,8 +40,8 @@ impl Default for Timeouts {
             header_read: Duration::from_secs(30),
             write_stall: Duration::from_secs(30),
             first_request: Duration::from_millis(500),
-            // Shorter than the default grace period of an app, so that no response is cut by SIGKILL.
-            drain: Duration::from_secs(5),
+            // Practically none: rsm ends the process after the grace period of the app.
+            drain: Duration::from_secs(24 * 60 * 60),
         }
     }
 }

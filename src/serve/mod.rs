@@ -36,8 +36,8 @@ use connections::Timeouts;
 /// Threads for blocking file operations.
 const READER_THREADS: usize = 16;
 
-/// Serves files until SIGINT or SIGTERM. Then stops accepting connections, finishes pending responses within
-/// 5 s, and returns. Settings missing in `args` are read from the environment (`PM2_SERVE_*`, `PORT`).
+/// Serves files until SIGINT or SIGTERM. Then stops accepting connections, finishes pending responses, and
+/// returns. Settings missing in `args` are read from the environment (`PM2_SERVE_*`, `PORT`).
 ///
 /// # Errors
 /// The configuration is invalid, the directory cannot be read, or the port cannot be bound. The message is

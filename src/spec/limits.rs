@@ -13,11 +13,14 @@ pub struct Limits {
     pub cpu: Option<u32>,
     /// Number of processes and threads.
     pub pids: Option<u32>,
+    /// Number of open files of each process. Default: the hard limit of rsm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u32>,
 }
 
 impl Limits {
-    /// Whether no limit is set.
+    /// Whether no limit of the whole tree is set.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { nofile: self.nofile, ..Self::default() }
     }
 }

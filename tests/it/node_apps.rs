@@ -214,3 +214,20 @@ fn unhandled_rejection_exits_and_is_logged() {
     assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
     assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));
 }
+
+/// A listener for `message` keeps Node running as long as the channel is open.
+#[test]
+fn listener_for_messages_does_not_delay_stop() {
+    let script = "process.on('message', () => {})\n\
+        const server = require('http').createServer((_, response) => response.end()).listen(0)\n\
+        process.on('SIGINT', () => server.close())\n\
+        server.on('listening', () => console.log('listens'))\n";
+    let rsm = Rsm::new().file("app.js", script);
+    rsm.ok(&["start", "app.js", "--kill-timeout", "50000"]);
+    rsm.wait_until("it listens", |rsm| {
+        rsm.ok(&["logs", "app", "--nostream"]).stdout.contains("listens").then_some(())
+    });
+    rsm.ok(&["stop", "app"]);
+    let app = &rsm.json(&["describe", "app", "--json"])[0];
+    assert_eq!(app["exits"][0]["killed"], false, "{app}");
+}

@@ -108,3 +108,30 @@ fn exiting_process_of_unknown_origin_blocks_no_other_app() {
     assert!(read(format!("/proc/{pid}/task/{pid}/stat")).contains("Z"), "another app's process was killed");
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
+
+/// A debugger that has not reaped the process: the keeper cannot reap it either.
+#[test]
+fn traced_process_counts_as_ended() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "exec sleep 1000", "--name", "app"]);
+    let pid = rsm.pids("app")[0];
+    let trace = "import ctypes, sys, time\n\
+        assert ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0\n\
+        print('x', flush=True)\n\
+        time.sleep(1000)\n";
+    let mut command = rsm.command_of("python3", &["-c", trace, &pid.to_string()]);
+    let mut tracer = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    std::io::Read::read_exact(tracer.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let next =
+        rsm.wait_until("a new process", |rsm| rsm.pids("app").first().copied().filter(|new| *new != pid));
+    assert!(read(format!("/proc/{pid}/stat")).contains(") Z "), "it was reaped");
+    rsm.ok(&["describe", "app"]).shows("SIGKILL");
+    // The next daemon does not get the run either.
+    let (daemon, _) = rsm.managers();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).unwrap();
+    assert_eq!(rsm.pids("app"), [next]);
+    rsm.ok(&["stop", "app"]);
+    tracer.kill().unwrap();
+    tracer.wait().unwrap();
+}

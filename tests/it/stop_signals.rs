@@ -274,3 +274,38 @@ fn detached_child_is_kept_without_treekill() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     }
 }
+
+/// A process that is asked to stop is disconnected only when it has no connections any more.
+#[test]
+fn server_that_exits_on_disconnect_finishes_requests() {
+    let (rsm, port) = app("server.js", "");
+    let script = format!("process.on('disconnect', () => process.exit(1))\n{}", JS.replace("1500", "3000"));
+    rsm.write("server.js", &script);
+    rsm.ok(&["start", "ecosystem.toml"]);
+    let streams = requests(port, 3);
+    rsm.ok(&["stop", "web"]);
+    assert!(streams.into_iter().all(is_finished));
+}
+
+/// The server has no limit of its own: `kill_timeout` applies.
+#[test]
+fn static_server_finishes_long_downloads() {
+    let port = free_port();
+    let size = 64 << 20;
+    let rsm = Rsm::new().file("public/large", &"x".repeat(size));
+    rsm.ok(&["serve", "public", &port.to_string(), "--name", "web"]);
+    let mut stream = wait_until("the server", || TcpStream::connect(("127.0.0.1", port)).ok());
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut first = [0; 1024];
+    stream.read_exact(&mut first).unwrap();
+    let restart = std::thread::spawn({
+        let mut command = rsm.command(&["restart", "web"]);
+        move || command.output().unwrap()
+    });
+    rsm.wait_status("web", "stopping");
+    std::thread::sleep(Duration::from_secs(6)); // longer than its former limit
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(first.len() + rest.len() > size, "{} of {size} bytes", first.len() + rest.len());
+    assert!(restart.join().unwrap().status.success());
+}

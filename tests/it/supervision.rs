@@ -243,3 +243,35 @@ fn failed_dependency_prevents_start() {
         (vec!["online".into()], vec!["stopped".into()], vec!["stopped".into()])
     );
 }
+
+#[test]
+fn open_files_are_limited_by_hard_limit_or_key() {
+    let rsm = Rsm::new().file(
+        "ecosystem.toml",
+        "[[apps]]\nname = 'default'\nscript = 'ulimit -Sn; ulimit -Hn; exec sleep 1000'\n\
+         [[apps]]\nname = 'set'\nscript = 'ulimit -Sn; exec sleep 1000'\nlimits = { nofile = 512 }\n",
+    );
+    let line =
+        format!("ulimit -Sn 256; ulimit -Hn 2048; exec {} start ecosystem.toml", env!("CARGO_BIN_EXE_rsm"));
+    assert!(rsm.command_of("bash", &["-c", &line]).output().unwrap().status.success());
+    let logged = |app: &str| {
+        let file = rsm.home().join(format!("logs/{app}-out.log"));
+        wait_until("its limit", || Some(read(&file)).filter(|text| text.contains('\n')))
+    };
+    wait_until("both limits", || logged("default").contains("2048\n2048\n").then_some(()));
+    assert_eq!(logged("set"), "512\n");
+}
+
+#[test]
+fn crashes_are_counted_beside_restarts() {
+    let rsm = Rsm::new().file("app.sh", "#!/bin/sh\n[ -e crash ] && rm crash && exit 1\nexec sleep 1000\n");
+    rsm.ok(&["start", "./app.sh"]);
+    rsm.ok(&["restart", "app"]);
+    rsm.write("crash", "");
+    rsm.ok(&["restart", "app"]);
+    rsm.wait_until("one crash", |rsm| (rsm.list()[0]["crashes"] == 1).then_some(()));
+    rsm.wait_status("app", "online");
+    assert_eq!(rsm.list()[0]["restarts"], 3);
+    rsm.ok(&["reset", "app"]);
+    assert_eq!(rsm.list()[0]["crashes"], 0);
+}

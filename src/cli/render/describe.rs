@@ -100,6 +100,7 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
     }
     rows.push(("runs", view.runs.to_string()));
     rows.push(("restarts", format!("{} ({} unstable)", view.restarts, view.unstable_restarts)));
+    rows.push(("crashes", view.crashes.to_string()));
     rows.push(("added", units::local_time(detail.created_at, zone)));
     ("State", rows)
 }
@@ -364,6 +365,7 @@ State
   status         errored: 2 unstable restarts
   runs           0
   restarts       0 (0 unstable)
+  crashes        0
   added          2023-11-14 22:13:20
 
 Restarts and limits

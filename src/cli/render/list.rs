@@ -290,6 +290,7 @@ pub(crate) mod tests {
             uptime: online.then_some(7_200_000),
             restarts: 0,
             unstable_restarts: 0,
+            crashes: 0,
             runs: 0,
             next_run: None,
             last_run_failed: false,

@@ -22,6 +22,7 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
         memory: value_of(&settings.memory_max).map(|size| size.0),
         cpu: value_of(&settings.cpu_max).map(|cores| cores.0),
         pids: value_of(&settings.pids_max).map(|count| count.0),
+        nofile: value_of(&settings.limits).and_then(|limits| limits.nofile),
     };
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
     app.timezone = value_of(&settings.timezone).map(|zone| zone.0.clone());

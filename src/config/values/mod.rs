@@ -54,7 +54,7 @@ pub(super) use crate::config::values::name::{
 };
 pub(super) use crate::config::values::number::{CountValue, CpuQuota, ExitCodes, InstanceCount, PortValue};
 pub(super) use crate::config::values::probe::{
-    AutoscaleValue, LivenessProbe, PortOptionsValue, ReadinessProbe,
+    AutoscaleValue, LimitsValue, LivenessProbe, PortOptionsValue, ReadinessProbe,
 };
 pub(super) use crate::config::values::size::ByteSize;
 pub(super) use crate::config::values::words::WordList;

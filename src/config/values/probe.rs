@@ -1,4 +1,4 @@
-//! Tables about readiness, health, ports and scaling: `ready`, `health`, `ports`, `autoscale`.
+//! Tables about readiness, health, ports, scaling and limits: `ready`, `health`, `ports`, `autoscale`, `limits`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::values::table::{SubKey, find, properties, read_table, sub_keys};
 use crate::config::values::{
-    DurationValue, FromValue, Part, ValueError, expected, expected_with_help, integer, named,
+    CountValue, DurationValue, FromValue, Part, ValueError, expected, expected_with_help, integer, named,
 };
 use crate::spec::{Autoscale, PortOptions, Probe, ProbeAction};
 
@@ -66,6 +66,23 @@ const HEALTH_KEYS: &[SubKey<Probe>] = sub_keys! {
     retries []: { "type": "integer", "minimum": 1 } => |to, value| parse_count(&mut to.retries, value);
     /// Time after the start during which failures are ignored. Default: 0.
     start_period []: { "type": ["string", "integer"] } => |to, value| parse_time(&mut to.start_period, value);
+};
+
+/// Resource limits of processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LimitsValue {
+    pub(crate) nofile: Option<u32>,
+}
+
+const LIMIT_KEYS: &[SubKey<LimitsValue>] = sub_keys! {
+    /// Maximum number of open files of a process.
+    nofile []: { "type": ["integer", "string"], "minimum": 16, "maximum": u32::MAX, "pattern": "^[0-9]+$" } => |to, value| {
+        match CountValue::from_value(value)? {
+            CountValue(number) if number >= 16 => to.nofile = Some(number),
+            CountValue(_) => return expected("at least 16"),
+        }
+        Ok(())
+    };
 };
 
 const PORT_KEYS: &[SubKey<PortOptions>] = sub_keys! {
@@ -170,6 +187,15 @@ impl FromValue for PortOptionsValue {
     }
 }
 
+impl FromValue for LimitsValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let Value::Object(table) = value else { return expected("a table with `nofile`") };
+        let mut limits = Self::default();
+        read_table(table, LIMIT_KEYS, &mut limits)?;
+        Ok(limits)
+    }
+}
+
 impl FromValue for AutoscaleValue {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
         let table = match value {
@@ -233,6 +259,7 @@ fn probe_schema(keys: &[SubKey<Probe>]) -> Value {
 schema!(ReadinessProbe, probe_schema(READY_KEYS));
 schema!(LivenessProbe, probe_schema(HEALTH_KEYS));
 schema!(PortOptionsValue, table_schema("object".into(), properties(PORT_KEYS)));
+schema!(LimitsValue, table_schema("object".into(), properties(LIMIT_KEYS)));
 schema!(AutoscaleValue, table_schema(serde_json::json!(["object", "boolean"]), properties(AUTOSCALE_KEYS)));
 
 #[cfg(test)]

@@ -13,13 +13,14 @@ use super::registry::InstanceRef;
 use super::validate::validate_app;
 use super::views;
 use super::world::World;
+use crate::exit::Exit;
 use crate::instance::event::{InstanceEvent, Notice};
 use crate::instance::replacement::{Replacement, ReplacementRole};
 use crate::instance::state::{State, Want};
 use crate::instance::status::RunId;
 use crate::instance::{Goal, Instance};
 use crate::ipc::message::{ApiError, ErrorCode, EventKind};
-use crate::spec::{AppSpec, EnvVars, ReadySignal};
+use crate::spec::{AppSpec, EnvVars, ReadySignal, known_program};
 
 impl<W: World> Supervisor<W> {
     /// Reloads an instance: without a gap if its processes can share their ports, otherwise by a restart.
@@ -137,7 +138,7 @@ impl<W: World> Supervisor<W> {
         let instance = replacement.instance();
         let can_fail = replacement.is_incoming() && instance.status().want == Want::Up;
         let failure = match &event {
-            InstanceEvent::Exited { exit, .. } if can_fail => Some(format!("the replacement exited: {exit}")),
+            InstanceEvent::Exited { exit, .. } if can_fail => Some(exit_reason(instance.spec(), exit)),
             InstanceEvent::SpawnFailed { failure, .. } if can_fail => {
                 Some(format!("the replacement failed to start: {}", instance.with_subject(failure.clone())))
             }
@@ -300,7 +301,19 @@ impl<W: World> Supervisor<W> {
 
 /// How a later run of an instance exited, unless a stop or restart was requested.
 pub(crate) fn replacement_exit(instance: &Instance, run: RunId) -> Option<String> {
-    instance.status().ended_after(run.number).map(|ended| format!("the replacement exited: {}", ended.exit))
+    instance.status().ended_after(run.number).map(|ended| exit_reason(instance.spec(), &ended.exit))
+}
+
+/// Why a new process that has exited cannot replace the current one.
+fn exit_reason(app: &AppSpec, exit: &Exit) -> String {
+    let advice = match known_program(app) {
+        Some(("apache2" | "apache2ctl" | "apachectl" | "httpd", _)) => {
+            "; Apache does not start while another process uses its PidFile: add \
+             `-c \"PidFile /run/apache-$$.pid\"` to the command line"
+        }
+        _ => "",
+    };
+    format!("the replacement exited: {exit}{advice}")
 }
 
 /// A note about an app that has to be stopped before it can be started.

@@ -46,6 +46,7 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         started_at: process.map(|process| process.since.wall),
         uptime: process.map(|process| uptime(process, now)),
         restarts: status.restarts,
+        crashes: status.crashes,
         // The last of them may not have been followed by a restart yet.
         unstable_restarts: u32::try_from(status.failure_history.recent_count(policy, now))
             .unwrap_or(u32::MAX)

@@ -19,7 +19,7 @@ use crate::paths::Home;
 use crate::process::proc::stat;
 use crate::process::process_ref::ProcessRef;
 use crate::process::tree::{self, EndedRun, OrphanScope, TreeMember};
-use crate::spec::StopPolicy;
+use crate::spec::{KillMode, StopPolicy};
 
 /// How long a run waits for a process that is exiting. Longer than the time after which SIGKILL is reported to have had
 /// no effect.
@@ -56,6 +56,8 @@ pub struct TreeCleanup {
     orphan_scopes: HashMap<RunId, OrphanScope>,
     /// The users as whom apps run.
     users: HashSet<u32>,
+    /// Runs that leave processes running.
+    leaving: HashSet<RunId>,
     /// When processes were first seen that are exiting and do not end.
     exiting_since: HashMap<ProcessRef, Instant>,
     /// Remaining processes whose exits are awaited.
@@ -78,6 +80,7 @@ impl TreeCleanup {
             requests: BTreeMap::new(),
             orphan_scopes: HashMap::new(),
             users: HashSet::new(),
+            leaving: HashSet::new(),
             exiting_since: HashMap::new(),
             awaited: Rc::default(),
         }
@@ -102,13 +105,22 @@ impl TreeCleanup {
         self.leaders.insert(run, pid);
     }
 
+    /// Whether an ended run may have left processes running, as its policy says.
+    pub fn leaves_processes(&self, run: RunId) -> bool {
+        self.leaving.contains(&run)
+    }
+
     pub fn run_ended(&mut self, run: RunId) {
+        self.leaving.remove(&run);
         self.orphan_scopes.remove(&run);
         self.signals.run_ended(run);
     }
 
     /// Requests the cleanup of a run at the end of the batch.
     pub fn request(&mut self, run: RunId, process: RunProcess, mode: CleanUp, policy: &StopPolicy) {
+        if policy.mode == KillMode::Main {
+            self.leaving.insert(run);
+        }
         let new = || CleanupRequest { process, mode, policy: policy.clone() };
         let request = self.requests.entry(run).or_insert_with(new);
         if mode == CleanUp::Kill {

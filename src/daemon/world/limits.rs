@@ -56,6 +56,7 @@ impl ResourceLimiter {
             }
         };
         let rlimit = Limits {
+            nofile: None,
             memory: limits.memory.filter(|_| cgroup.memory.is_none()),
             cpu: None,
             pids: limits.pids.filter(|_| cgroup.pids.is_none()),

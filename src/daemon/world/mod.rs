@@ -40,7 +40,7 @@ use crate::daemon::world::ports::PortSharing;
 use crate::daemon::world::probes::Probes;
 use crate::daemon::world::starter::RunStarter;
 use crate::daemon::world::state_writer::StateWriter;
-use crate::daemon::world::stop_signals::StopSignals;
+use crate::daemon::world::stop_signals::{StopSignals, process_ref};
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
@@ -173,10 +173,12 @@ impl SystemWorld {
         self.ports.borrow().recovery_complete();
     }
 
-    /// Closes the control sockets and ports of a run and removes its limits.
-    fn close_run(&mut self, run: RunId) {
+    /// Closes the control sockets and ports of a run, and removes its limits with the processes in its cgroup.
+    fn close_run(&mut self, run: RunId, remove_limits: bool) {
         self.starter.detach_control_socket(run);
-        self.starter.limiter.release(run);
+        if remove_limits {
+            self.starter.limiter.release(run);
+        }
         self.ports.borrow_mut().run_ended(run);
     }
 
@@ -232,6 +234,7 @@ impl ProcessControl for SystemWorld {
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().drain(run);
         let spec = &instance.spec().stop;
+        self.starter.node_channels.disconnect_when_idle(run, process_ref(process));
         // The signal follows if the message cannot be sent.
         if spec.by_message && self.starter.node_channels.send(run, &"shutdown".into()).is_ok() {
             return;
@@ -256,9 +259,10 @@ impl ProcessControl for SystemWorld {
     }
 
     fn release_run(&mut self, run: RunId) {
+        // Removing the cgroup would kill what the run leaves.
+        self.close_run(run, !self.cleanup.leaves_processes(run));
         self.cleanup.run_ended(run);
         self.probes.stop(run);
-        self.close_run(run);
         self.finished_runs.push(run);
     }
 
@@ -341,7 +345,7 @@ impl Persistence for SystemWorld {
 impl EventSink for SystemWorld {
     fn publish(&mut self, event: EventView) {
         if event.event == EventKind::StartFailed {
-            self.close_run(RunId { instance: event.id, number: event.run });
+            self.close_run(RunId { instance: event.id, number: event.run }, true);
         }
         tracing::info!(app = %event.name, id = event.id, "{}", event_text(&event));
         let _ = self.events.send(event); // fails without subscribers

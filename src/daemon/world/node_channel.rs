@@ -8,9 +8,12 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::unix::AsyncFd;
@@ -19,6 +22,9 @@ use tokio::task::JoinHandle;
 
 use crate::instance::status::RunId;
 use crate::process::fd_channel;
+use crate::process::proc::net;
+use crate::process::process_ref::ProcessRef;
+use crate::process::tree;
 use crate::spec::{AppSpec, Launcher, Runtime, runtime_of};
 
 /// Longer lines are dropped, in bytes.
@@ -27,6 +33,9 @@ const MAX_INCOMING: usize = 1 << 20;
 /// Maximum size of a message to an app, in bytes. The kernel accepts a message of this size completely or not at
 /// all (`unix_stream_sendmsg`: up to half of the socket's buffer), so no message is sent in part.
 pub const MAX_OUTGOING: usize = 64 << 10;
+
+/// How often to check whether a process that is being stopped has connections. It is disconnected after two checks.
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many chunks of one app are read before other tasks run.
 const MAX_READS: usize = 16;
@@ -120,6 +129,34 @@ impl NodeChannels {
             channels.0.borrow_mut().remove(&run); // the app has disconnected
         });
         self.0.borrow_mut().insert(run, NodeChannel { socket, state, reader });
+    }
+
+    /// Disconnects the channel of a run that is being stopped once only the channel can keep it running: a listener for
+    /// `message` does that in Node. A process that still has connections would take the event `disconnect` for a reason
+    /// to exit.
+    pub fn disconnect_when_idle(&self, run: RunId, leader: ProcessRef) {
+        let Some(socket) = self.0.borrow().get(&run).map(|channel| channel.socket.clone()) else { return };
+        let channels = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut was_idle = false;
+            loop {
+                tokio::time::sleep(IDLE_CHECK_INTERVAL).await;
+                if !channels.0.borrow().contains_key(&run) {
+                    return;
+                }
+                let is_busy = move || {
+                    let members = tree::tree_members(leader);
+                    net::may_serve(&members.iter().map(|member| member.process.pid).collect::<Vec<_>>())
+                };
+                let is_idle = !tokio::task::spawn_blocking(is_busy).await.unwrap_or(true);
+                if is_idle && was_idle {
+                    // Also works on the copies of the descriptor in the keeper and in the app.
+                    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+                    return;
+                }
+                was_idle = is_idle;
+            }
+        });
     }
 
     pub fn close(&self, run: RunId) {

@@ -100,7 +100,7 @@ impl CgroupRoot {
         let quota = |percent: u32| (u64::from(percent) * CPU_PERIOD_US / 100).max(1000);
         let cpu = limits.cpu.filter(|percent| set("cpu.max", format!("{} {CPU_PERIOD_US}", quota(*percent))));
         let pids = limits.pids.filter(|max| set("pids.max", max.to_string()));
-        Ok((group, Limits { memory, cpu, pids }))
+        Ok((group, Limits { memory, cpu, pids, nofile: None }))
     }
 
     /// Kills the remaining processes in the group of a run, and removes the group if it is empty. True if the
@@ -134,6 +134,7 @@ impl CgroupRoot {
             u32::try_from((quota * 100).checked_div(period)?).ok()
         };
         Limits {
+            nofile: None,
             memory: read("memory.max").and_then(|text| text.trim().parse().ok()),
             cpu: read("cpu.max").and_then(quota),
             pids: read("pids.max").and_then(|text| text.trim().parse().ok()),
@@ -215,7 +216,7 @@ mod tests {
     fn writes_limits_in_kernel_format() {
         let dir = group("cpuset cpu memory pids\n");
         let root = CgroupRoot::prepare(dir.path()).unwrap();
-        let limits = Limits { memory: Some(300 << 20), cpu: Some(150), pids: Some(20) };
+        let limits = Limits { memory: Some(300 << 20), cpu: Some(150), pids: Some(20), nofile: None };
         let (group, enforced) = root.create_group(7, &limits).unwrap();
         assert_eq!((&enforced, group.file_name().unwrap().to_str()), (&limits, Some("run-7")));
         let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();

@@ -59,7 +59,7 @@ pub fn current_rlimits(pid: i32) -> Limits {
         limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
     };
     let pids = soft("Max processes").and_then(|max| u32::try_from(max).ok());
-    Limits { memory: soft("Max data size"), cpu: None, pids }
+    Limits { memory: soft("Max data size"), cpu: None, pids, nofile: None }
 }
 
 #[cfg(test)]

@@ -14,6 +14,27 @@ const LISTEN: &str = "0A";
 /// `__SO_ACCEPTCON`, in the flags of Unix sockets.
 const ACCEPTS_CONNECTIONS: u64 = 1 << 16;
 
+/// Whether one of these processes may serve clients: it has a TCP socket, or a Unix socket with a path.
+pub fn may_serve(pids: &[i32]) -> bool {
+    let tcp = |line: &str| line.split_ascii_whitespace().nth(9)?.parse::<u64>().ok();
+    let unix = |line: &str| {
+        let mut words = line.split_ascii_whitespace().skip(6);
+        let inode = words.next()?.parse::<u64>().ok()?;
+        words.next().map(|_path| inode)
+    };
+    pids.iter().any(|pid| {
+        let table = |name| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+        let mut inodes: HashSet<u64> = table("unix").lines().filter_map(unix).collect();
+        for name in ["tcp", "tcp6"] {
+            inodes.extend(table(name).lines().filter_map(tcp));
+        }
+        match fds::sockets(*pid) {
+            Ok(mut sockets) => sockets.any(|(_, inode)| inodes.contains(&inode)),
+            Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        }
+    })
+}
+
 /// Inodes of all listening TCP and Unix sockets in the network namespace of a process.
 pub fn listening_inodes(pid: i32) -> HashSet<u64> {
     let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
@@ -131,6 +152,7 @@ mod tests {
         let unix = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).unwrap().st_ino;
         let listening = listening_inodes(std::process::id().cast_signed());
+        assert!(may_serve(&[std::process::id().cast_signed()]));
         assert!(listening.contains(&inode(tcp.as_fd())) && listening.contains(&inode(unix.as_fd())));
         assert!(!listening.contains(&inode(client.as_fd())));
     }

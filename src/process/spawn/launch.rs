@@ -36,6 +36,9 @@ pub struct LaunchSpec {
     /// How hard limits are enforced, if there are any.
     #[serde(default)]
     pub limits: Option<LimitEnforcement>,
+    /// Maximum number of open files; the hard limit by default.
+    #[serde(default)]
+    pub nofile: Option<u32>,
     /// Identifies the processes of the run.
     #[serde(default)]
     pub tag: Option<RunTag>,

@@ -40,7 +40,7 @@ pub struct ForkedChild {
 
 /// Forks a child that executes `source` with the descriptors `fds`.
 ///
-/// `nofile` is the soft and hard limit of open files to restore in the child: the keeper raises its own.
+/// `nofile` is the soft and hard limit of open files of the keeper's parent: the keeper raises its own.
 ///
 /// # Errors
 /// The pipe or the process could not be created.
@@ -205,11 +205,19 @@ pub fn raise_nofile_limit() -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
+/// Maximum default of open files: some programs close all possible descriptors one by one.
+const MAX_DEFAULT_NOFILE: u64 = 1 << 20;
+
 fn apply_limits(nofile: Option<(u64, u64)>, launch: &LaunchSpec) -> nix::Result<()> {
     oom_score::restore_own_score();
     // Without the tag, session and run marker still identify most processes.
     let _ = launch.tag.map(RunTag::apply);
-    nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
+    let hard = match nofile {
+        Some((_, hard)) => hard,
+        None => getrlimit(Resource::RLIMIT_NOFILE)?.1,
+    };
+    let soft = launch.nofile.map_or(hard.min(MAX_DEFAULT_NOFILE), u64::from);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard.max(soft))?;
     launch.limits.as_ref().map_or(Ok(()), LimitEnforcement::apply)
 }
 
