@@ -20,6 +20,7 @@ mod harness;
 mod home_access;
 mod http;
 mod layout;
+mod limits_of_clients;
 mod log_disk_failures;
 mod log_files;
 mod log_readers;
