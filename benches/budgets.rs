@@ -124,13 +124,13 @@ impl Bench {
         let file = format!("{count}.toml");
         let (mut starts, mut stops) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
-            starts.push(self.timed(&["-s", "start", &file]));
+            starts.push(self.timed(&["-s", "start", "--no-wait", &file]));
             stops.push(self.timed(&["-s", "stop", "all"]));
             self.timed(&["-s", "delete", "all"]);
         }
         row(&format!("start {count} from one file"), &starts, "ms", Some(self.bare("start", count)), "1.5 x");
         row(&format!("stop all {count}"), &stops, "ms", Some(self.bare("stop", count)), "3 x");
-        self.timed(&["-s", "start", &file]);
+        self.timed(&["-s", "start", "--no-wait", &file]);
         self.reads(count);
         if count == 100 {
             self.succession(count);
@@ -194,7 +194,8 @@ impl Bench {
 
     fn restart(&self) {
         self.timed(&["-s", "start", "/bin/sleep", "--name", "nap", "--", "1000"]);
-        let times: Vec<f64> = (0..READS).map(|_| self.timed(&["-s", "restart", "nap"])).collect();
+        let times: Vec<f64> =
+            (0..READS).map(|_| self.timed(&["-s", "restart", "--no-wait", "nap"])).collect();
         row(
             "restart of an app that exits immediately",
             &times,

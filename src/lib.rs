@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | 6 | `cli` | arguments, one file for each command, and rendering |
 //! | 5 | `daemon` | the supervisor, the effects it asks for, jobs and API handlers |
+//! | 4 | `export` | ecosystem files to configurations of other engines |
 //! | 4 | `ipc` | the API: requests, responses, routes, client and server |
 //! | 3 | `instance` | one supervised copy of an app: states and restart policy, without I/O |
 //! | 3 | `keeper` | the parent of all apps: forks, reaps, stores descriptors |
@@ -56,6 +57,7 @@ pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod exit;
+pub mod export;
 pub mod instance;
 pub mod ipc;
 pub(crate) mod keeper;

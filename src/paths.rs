@@ -1,12 +1,37 @@
 //! Paths of the files of rsm, which are all in one private directory.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 
 mod access;
 
 pub use access::UnsafeHome;
+
+/// The current directory as the shell names it: `PWD` keeps a symbolic link such as `current`, which must be followed
+/// at each start of an app. The kernel's name is used if `PWD` is missing or names another directory.
+///
+/// # Errors
+/// The current directory was removed, or is not accessible.
+pub fn current_dir() -> io::Result<PathBuf> {
+    let physical = std::env::current_dir()?;
+    let logical = std::env::var_os("PWD").map(PathBuf::from);
+    Ok(logical.filter(|path| is_logical_name(path, &physical)).unwrap_or(physical))
+}
+
+/// Whether `path` is a full name of the directory `physical`.
+fn is_logical_name(path: &Path, physical: &Path) -> bool {
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let is_full = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    is_full && identity(path).is_some_and(|own| identity(physical) == Some(own))
+}
+
+/// A path relative to the current directory, without resolving links.
+pub fn absolute(path: &Path) -> PathBuf {
+    let joined = current_dir().map_or_else(|_| path.to_owned(), |directory| directory.join(path));
+    // As the path is absolute now, this only removes `.` and repeated slashes.
+    std::path::absolute(&joined).unwrap_or(joined)
+}
 
 /// The home of one daemon: `$RSM_HOME`, else `~/.rsm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +136,14 @@ impl Home {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Whether rsm was never used with this home: it is missing or empty.
+    pub fn is_new(&self) -> bool {
+        match std::fs::read_dir(&self.0) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// The socket of the API.

@@ -95,7 +95,7 @@ macro_rules! settings {
 }
 
 settings! {
-    /// Save the list of apps after each change
+    /// Save the list of apps after each change; on in a new home
     autosave: bool = "autosave", Kind::Boolean, default "false" = false, Reader::Daemon;
     /// Default sort order of `rsm list`, as for --sort
     list_sort: String = "list.sort", Kind::SortField, default "name:asc" = "name:asc".into(), Reader::Cli;
@@ -164,7 +164,8 @@ impl RsmSettings {
         Ok(())
     }
 
-    /// Replaces the file.
+    /// Replaces the file. In a new home, turns `autosave` on: users of other process managers expect their apps to come
+    /// back.
     ///
     /// # Errors
     /// The file cannot be written, and is unchanged.
@@ -174,7 +175,11 @@ impl RsmSettings {
             path: path.clone(),
             problem: format!("cannot be written: {error}"),
         };
-        home.create().and_then(|()| replace(&path, self)).map_err(failed)?;
+        let mut settings = self.clone();
+        if home.is_new() {
+            settings.autosave.get_or_insert(true);
+        }
+        home.create().and_then(|()| replace(&path, &settings)).map_err(failed)?;
         match std::fs::remove_file(home.daemon_settings_v0_1()) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use clap::builder::ValueHint;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use clap_complete::engine::ArgValueCandidates;
 use serde_json::{Map, Value};
 
+use super::completion::{complete_app_names, complete_env_names};
 use super::error::Error;
 use super::session::Session;
 use crate::config::{
@@ -113,6 +115,22 @@ impl AppFlags {
         }
     }
 
+    /// `-e PORT=4100` is the file for standard error, as in PM2, not a variable as in docker.
+    pub(super) fn warn_about_error_file(&self, session: &Session) {
+        let error_file =
+            self.0.iter().find(|given| given.long == "--error").and_then(|given| given.values.first());
+        let is_variable = |value: &str| {
+            value.split_once('=').is_some_and(|(name, _)| {
+                !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+            })
+        };
+        if let Some(value) = error_file.filter(|value| is_variable(value)) {
+            session.notice(format_args!(
+                "warning: -e sets the file for stderr, here {value:?}; for a variable: {value} rsm start …"
+            ));
+        }
+    }
+
     /// The command line of a script with these flags.
     pub(super) fn command_line<'a>(&'a self, script: &'a str, args: &'a [String]) -> CommandLine<'a> {
         CommandLine { script, args, flags: &self.0 }
@@ -123,7 +141,15 @@ impl AppFlags {
         &self,
         args: &[String],
         context: &InvocationContext,
+        session: &Session,
     ) -> Result<Map<String, Value>, Error> {
+        for flag in ["--source-map-support", "--disable-source-map-support"] {
+            if self.has(flag) {
+                session.notice(format_args!(
+                    "warning: {flag} only has an effect on a script that is started; use --node-args=--enable-source-maps, or `source_map_support` of the file"
+                ));
+            }
+        }
         Ok(config::flags_to_patch(&self.command_line("", args), &context.cwd, &context.options)?)
     }
 }
@@ -132,10 +158,10 @@ impl AppFlags {
 #[derive(Args, Clone, Debug)]
 pub(super) struct ChangeFlags {
     /// Environment block to use: `env_NAME` of the file
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(complete_env_names))]
     pub(super) env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    #[arg(long, value_name = "NAMES", add = ArgValueCandidates::new(complete_app_names))]
     pub(super) only: Vec<String>,
     /// Update the environment of the apps from this shell
     #[arg(short = 'a', long)]
@@ -145,6 +171,31 @@ pub(super) struct ChangeFlags {
     pub(super) attach: bool,
     #[command(flatten)]
     pub(super) ignored: IgnoredFlags,
+}
+
+// The flag of commands that start processes.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct WaitFlags {
+    /// Return when the programs are executed, without waiting until they are ready
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
+impl ChangeFlags {
+    /// Warns about flags that only have an effect on files, which PM2 accepts without one.
+    pub(super) fn warn_without_file(&self, session: &Session) {
+        warn_without_file(self.env.as_deref(), &self.only, session);
+    }
+}
+
+/// Warns about `--env` and `--only` of a command without a file.
+pub(super) fn warn_without_file(env: Option<&str>, only: &[String], session: &Session) {
+    let flags = [env.map(|_| "--env"), (!only.is_empty()).then_some("--only")];
+    for flag in flags.into_iter().flatten() {
+        session.notice(format_args!(
+            "warning: {flag} has no effect without an ecosystem file; for example: rsm restart ecosystem.toml {flag} …"
+        ));
+    }
 }
 
 /// Flags of PM2 without effect in rsm. They are accepted so that existing command lines keep working.
@@ -205,8 +256,9 @@ impl InvocationContext {
             only: only.to_vec(),
             cores: u32::try_from(cores).unwrap_or(u32::MAX),
             path_var: std::env::var_os("PATH").unwrap_or_default(),
+            command_line: std::env::args_os().collect(),
         };
-        Ok(Self { cwd: std::env::current_dir().map_err(Error::CurrentDirUnreadable)?, options })
+        Ok(Self { cwd: crate::paths::current_dir().map_err(Error::CurrentDirUnreadable)?, options })
     }
 }
 
@@ -220,7 +272,7 @@ pub(super) fn load_apps(
 ) -> Result<Vec<AppSpec>, Error> {
     let loaded = config::load(Path::new(file), &context.options)?;
     print_warnings(session, &loaded.warnings);
-    let changes = flags.patch(args, context)?;
+    let changes = flags.patch(args, context, session)?;
     if flags.has("--name") && loaded.apps.len() > 1 {
         return Err(Error::NameForSeveralApps { apps: loaded.apps.len() });
     }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Parser, Subcommand, ValueHint};
 use clap_complete::engine::ArgValueCandidates;
 
-use super::commands::apply::{ApplyArgs, PlanArgs};
+use super::commands::apply::{ApplyCommand, PlanArgs};
 use super::commands::convert::ConvertArgs;
 use super::commands::describe::{DescribeArgs, EnvArgs};
 use super::commands::doctor::DoctorArgs;
+use super::commands::export::ExportArgs;
 use super::commands::lifecycle::RestartArgs;
 use super::commands::list::ListArgs;
 use super::commands::logs::LogsArgs;
@@ -18,11 +19,11 @@ use super::commands::scale::ScaleArgs;
 use super::commands::serve::ServeCommand;
 use super::commands::signal::SignalArgs;
 use super::commands::start::StartArgs;
-use super::commands::startup::StartupArgs;
+use super::commands::startup::{StartupArgs, UnstartupArgs};
 use super::commands::stdin::{AttachArgs, SendArgs};
 use super::commands::trigger::TriggerArgs;
 use super::commands::upgrade::UpgradeArgs;
-use super::completion::{Shell, complete_apps, complete_selectors};
+use super::completion::{Shell, complete_apps, complete_selectors, complete_settings, complete_sort};
 use super::sort::{SortOrder, parse_sort};
 use super::targets::Targets;
 use crate::serve::ServeArgs;
@@ -38,7 +39,7 @@ pub(super) struct CliArgs {
     #[arg(long, global = true)]
     pub(super) no_color: bool,
     /// Sort the list by a field; append `:desc` to reverse the order
-    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]")]
+    #[arg(long, global = true, value_parser = parse_sort, value_name = "FIELD[:desc]", add = ArgValueCandidates::new(complete_sort))]
     pub(super) sort: Option<SortOrder>,
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long, action = ArgAction::Version)]
@@ -84,7 +85,7 @@ pub(super) enum SessionCommand {
     /// Show the changes that `apply` would make
     Plan(PlanArgs),
     /// Make the running apps match an ecosystem file
-    Apply(ApplyArgs),
+    Apply(ApplyCommand),
     /// Send a signal to the processes of apps
     #[command(name = "sendSignal", aliases = ["send-signal", "sendsignal"])]
     SendSignal(SignalArgs),
@@ -137,6 +138,7 @@ pub(super) enum SessionCommand {
     #[command(visible_alias = "config")]
     Conf {
         /// Name of a setting, such as `logs.budget` [default: show all settings]
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
         /// New value [default: show the current value]
         value: Option<String>,
@@ -158,12 +160,15 @@ pub(super) enum SessionCommand {
     Kill,
     /// Upgrade the running daemon without restarting apps
     Upgrade(UpgradeArgs),
+    /// Upgrade the running daemon if this binary is newer (PM2 compatibility)
+    #[command(hide = true, aliases = ["updatePM2", "deepUpdate"])]
+    Update,
     /// Diagnose problems with rsm, the system and the saved apps
     Doctor(DoctorArgs),
     /// Install a service that starts rsm and the saved apps at boot
     Startup(StartupArgs),
     /// Remove the boot service
-    Unstartup(StartupArgs),
+    Unstartup(UnstartupArgs),
     /// Run apps in the foreground, as the main process of a container
     Runtime(Box<RuntimeArgs>),
     /// Run as a service: restore the saved list and supervise the daemon
@@ -184,11 +189,14 @@ pub(super) enum SessionCommand {
     },
     /// Convert an ecosystem file to TOML
     Convert(ConvertArgs),
+    /// Generate configuration for systemd, Compose, Kubernetes, Nomad, nginx or Caddy
+    Export(ExportArgs),
     /// Print information for a bug report
     Report,
     /// Change a setting
     Set {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
         /// New value
         value: String,
@@ -196,18 +204,20 @@ pub(super) enum SessionCommand {
     /// Print a setting, or all settings
     Get {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: Option<String>,
     },
     /// Reset a setting to its default, or `all` settings
     Unset {
         /// Name of a setting, such as `logs.lines`
+        #[arg(add = ArgValueCandidates::new(complete_settings))]
         key: String,
     },
     /// Create an ecosystem.toml for the current directory
     #[command(alias = "ecosystem")]
     Init {
         /// PM2 compatibility, ignored
-        #[arg(hide = true, value_parser = ["simple"])]
+        #[arg(hide = true)]
         template: Option<String>,
     },
     /// Serve a directory over HTTP
@@ -218,6 +228,9 @@ pub(super) enum SessionCommand {
 #[derive(Subcommand, Debug)]
 #[command(rename_all = "lower", defer = true)]
 pub(super) enum LocalCommand {
+    /// Print the version
+    #[command(hide = true)]
+    Version,
     /// Print the JSON Schema of the ecosystem file
     Schema,
     /// Print a shell completion script

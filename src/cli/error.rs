@@ -6,6 +6,7 @@ use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use crate::cli::render::style::tame;
 use crate::config::ConfigErrors;
 use crate::ipc::client::ClientError;
 use crate::ipc::start_daemon::StartDaemonError;
@@ -19,15 +20,22 @@ pub struct InstanceFailure {
     pub name: String,
     /// Reason of the failure.
     pub reason: String,
+    /// The last lines that it logged.
+    pub output: Vec<String>,
 }
 
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Error {
-    /// The arguments are invalid, or ask for help. Formatted by clap.
+    /// The arguments ask for help or the version, or there are none. Formatted by clap.
     Usage(clap::Error),
-    /// `--env` was given without an ecosystem file.
-    EnvWithoutFile,
+    /// The arguments are invalid.
+    WrongUsage {
+        /// What is wrong.
+        message: String,
+        /// What to do instead.
+        help: String,
+    },
     /// `--name` was given for several apps.
     NameForSeveralApps {
         /// Number of apps.
@@ -155,8 +163,9 @@ impl Error {
     fn presentation(&self) -> Presentation {
         match self {
             Self::Usage(error) => Presentation::new(u8::from(error.use_stderr()) * 2, error.to_string()),
-            Self::EnvWithoutFile => Presentation::new(2, "--env requires an ecosystem file argument")
-                .with_help("for example: rsm restart ecosystem.toml --env production"),
+            Self::WrongUsage { message, help } => {
+                Presentation::new(2, message.as_str()).with_help(help.as_str())
+            }
             Self::NameForSeveralApps { apps } => {
                 Presentation::new(2, format!("--name cannot be used with {apps} apps"))
                     .with_help("start them separately")
@@ -270,8 +279,9 @@ impl Error {
             Self::InvalidConfig(errors) => errors.clone(),
             _ => vec![message],
         };
+        let messages = messages.iter().map(|message| without_os_error_numbers(message));
         let mut text: String =
-            messages.iter().map(|message| format!("{error_label} {}\n", message.trim_end())).collect();
+            messages.map(|message| format!("{error_label} {}\n", message.trim_end())).collect();
         if let Some(help) = help {
             text.push_str(&format!("{help_label} {help}\n"));
         }
@@ -308,6 +318,13 @@ impl From<ConfigErrors> for Error {
     }
 }
 
+/// The text without ` (os error 2)`, which the standard library adds to errors of the system.
+fn without_os_error_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.split_once(')').map_or(part, |(_, rest)| rest))
+}
+
 /// One line for each app and reason.
 fn describe_failures(failures: &[InstanceFailure]) -> String {
     let mut groups: Vec<(&InstanceFailure, usize)> = Vec::new();
@@ -320,11 +337,13 @@ fn describe_failures(failures: &[InstanceFailure]) -> String {
         }
     }
     let line = |(failure, more): &(&InstanceFailure, usize)| {
-        let InstanceFailure { id, name, reason } = failure;
-        match more {
+        let InstanceFailure { id, name, reason, output } = failure;
+        let subject = match more {
             0 => format!("app \"{name}\" (id {id}): {reason}"),
             more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),
-        }
+        };
+        let lines = output.iter().map(|line| format!("\n       | {}", tame(line)));
+        std::iter::once(subject).chain(lines).collect::<String>()
     };
     groups.iter().map(line).collect::<Vec<_>>().join("\n       ")
 }

@@ -20,7 +20,7 @@ const GROUPS: &[Group] = &[
         "Saved list, boot and containers",
         &["save", "resurrect", "cleardump", "startup", "unstartup", "runtime"],
     ),
-    ("Files and settings", &["init", "convert", "schema", "conf", "set", "get", "unset", "serve"]),
+    ("Files and settings", &["init", "convert", "export", "schema", "conf", "set", "get", "unset", "serve"]),
     ("Manage rsm", &["ping", "info", "doctor", "report", "upgrade", "kill", "completion", "man", "help"]),
 ];
 
@@ -135,6 +135,13 @@ pub(super) const EXAMPLES: &[Examples] = &[
     ("info", &[("rsm info", "show pids, memory and paths of rsm")]),
     ("schema", &[("rsm schema > ecosystem.schema.json", "write the schema for your editor")]),
     ("convert", &[("rsm convert app.json", "print the file as TOML")]),
+    (
+        "export",
+        &[
+            ("rsm export systemd ecosystem.toml -o units", "write units"),
+            ("rsm export kubernetes ecosystem.toml --image example.com/app:1", "print manifests"),
+        ],
+    ),
     ("report", &[("rsm report > report.txt", "save it; it contains no values of variables")]),
     ("set", &[("rsm set logs.lines 100", "show 100 lines by default")]),
     ("get", &[("rsm get logs.lines", "print one value"), ("rsm get", "print all values")]),

@@ -9,7 +9,9 @@ mod commands;
 mod completion;
 mod environment;
 pub mod error;
+mod foreign_words;
 mod help;
+mod man;
 mod monit;
 mod operation;
 mod output;
@@ -18,11 +20,11 @@ mod render;
 mod screen;
 mod session;
 mod sort;
-mod suggestions;
 mod targets;
 #[cfg(test)]
 mod tests;
 mod time_arg;
+mod usage_error;
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -33,8 +35,8 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use self::args::{CliArgs, CliCommand, InternalCommand, LocalCommand, SessionCommand};
 use self::commands::describe::DescribeArgs;
 use self::commands::{
-    apply, config, convert, daemon, describe, doctor, foreground, init, lifecycle, list, logs, reload,
-    report, runtime, save, scale, serve, signal, start, startup, stdin, trigger, upgrade,
+    apply, config, convert, daemon, describe, doctor, export, foreground, init, lifecycle, list, logs,
+    reload, report, runtime, save, scale, serve, signal, start, startup, stdin, trigger, upgrade,
 };
 use self::error::Error;
 pub use self::session::use_color;
@@ -51,8 +53,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Result<(), Error> {
     completion::complete_if_requested(CliArgs::command);
     let args = runtime::rewrite_argv(args.into_iter().collect());
     let as_pm2 = is_named_pm2(&args);
-    let CliArgs { silent, no_color, sort, command, .. } = parse(args)
-        .map_err(|error| Error::Usage(suggestions::with_suggestion(error, &CliArgs::command())))?;
+    let CliArgs { silent, no_color, sort, command, .. } =
+        parse(&args).map_err(|error| usage_error::convert(error, &args, &CliArgs::command()))?;
     let home = || if as_pm2 { Home::from_env_or_pm2() } else { Home::from_env() }.map_err(Error::HomeUnknown);
     match command {
         CliCommand::Internal(command) => run_internal(command, home),
@@ -76,7 +78,10 @@ fn is_named_pm2(args: &[OsString]) -> bool {
 }
 
 /// Parses the arguments. Help texts are built only if they are shown: they would slow down every command.
-fn parse(args: Vec<OsString>) -> Result<CliArgs, clap::Error> {
+fn parse(args: &[OsString]) -> Result<CliArgs, clap::Error> {
+    // clap takes the flag for a command.
+    let is_plain_help = args.len() == 3 && args[1] == "help" && (args[2] == "--help" || args[2] == "-h");
+    let args = if is_plain_help { &args[..2] } else { args };
     let asks_for_help = |arg: &OsString| arg == "--help" || arg == "-h" || arg == "help";
     if args.len() > 1 && !args.iter().take_while(|arg| *arg != "--").any(asks_for_help) {
         return CliArgs::try_parse_from(args);
@@ -106,11 +111,10 @@ fn component_result<E: Display>(component: &'static str, result: Result<(), E>) 
 
 fn run_local(command: LocalCommand) -> Result<(), Error> {
     match command {
+        LocalCommand::Version => output::print(&format!("rsm {}\n", crate::version::version())),
         LocalCommand::Schema => output::print_json(&crate::config::schema()),
         LocalCommand::Completion { shell } => completion::print_script(shell),
-        LocalCommand::Man { directory } => {
-            completion::write_man_pages(&directory, help::documented(CliArgs::command()))
-        }
+        LocalCommand::Man { directory } => man::write_pages(&directory, help::documented(CliArgs::command())),
     }
 }
 
@@ -163,6 +167,7 @@ async fn dispatch(command: SessionCommand, is_pid1: bool, session: &Session) -> 
         SessionCommand::Ping => daemon::ping(session).await,
         SessionCommand::Kill => daemon::kill(session).await,
         SessionCommand::Upgrade(args) => upgrade::upgrade(args, session).await,
+        SessionCommand::Update => upgrade::update(session).await,
         SessionCommand::Doctor(args) => doctor::doctor(args, session).await,
         SessionCommand::Startup(args) => startup::startup(&args, session),
         SessionCommand::Unstartup(args) => startup::unstartup(&args, session),
@@ -173,6 +178,7 @@ async fn dispatch(command: SessionCommand, is_pid1: bool, session: &Session) -> 
         }
         SessionCommand::Serve(args) => serve::serve(args, session).await,
         SessionCommand::Convert(args) => convert::convert(&args, session),
+        SessionCommand::Export(args) => export::export(&args, session),
         SessionCommand::Init { .. } => init::init(session),
         SessionCommand::Runtime(args) => runtime::runtime(*args, is_pid1, session).await,
     }

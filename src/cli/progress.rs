@@ -70,7 +70,10 @@ impl InTransition {
             DisplayStatus::Online
             | DisplayStatus::Stopped
             | DisplayStatus::Waiting
-            | DisplayStatus::Errored => drop(self.0.remove(&id)),
+            | DisplayStatus::Errored
+            | DisplayStatus::Completed
+            | DisplayStatus::Failed
+            | DisplayStatus::Scheduled => drop(self.0.remove(&id)),
         }
     }
 

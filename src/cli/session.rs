@@ -8,7 +8,7 @@ use super::render::style::Style;
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::sort::SortOrder;
 use crate::ipc::client::{Client, ClientError};
-use crate::ipc::message::ActionReport;
+use crate::ipc::message::{ActionReport, InstanceOutcome};
 use crate::ipc::start_daemon::{self, StartDaemonError};
 use crate::paths::Home;
 use crate::version::version;
@@ -113,22 +113,32 @@ impl Session {
     /// # Errors
     /// The operation failed for an instance.
     pub(super) fn print_report(&self, report: &ActionReport) -> Result<(), Error> {
+        self.print_outcomes(report);
+        self.check_report(report)
+    }
+
+    /// Prints the result for each instance for which the operation did not fail.
+    pub(super) fn print_outcomes(&self, report: &ActionReport) {
         for line in outcomes(report) {
             self.notice(format_args!("{line}"));
         }
-        self.check_report(report)
     }
 
     /// Makes an error of the failures in a report.
     pub(super) fn check_report(&self, report: &ActionReport) -> Result<(), Error> {
-        let failures = report.instances.iter().filter_map(|outcome| {
-            let reason = outcome.problem.clone()?;
-            Some(InstanceFailure { id: outcome.id, name: outcome.name.clone(), reason })
-        });
-        match failures.collect::<Vec<_>>() {
+        match Self::failures(report) {
             failures if failures.is_empty() => Ok(()),
             failures => Err(Error::InstancesFailed(failures)),
         }
+    }
+
+    /// The failures in a report.
+    pub(super) fn failures(report: &ActionReport) -> Vec<InstanceFailure> {
+        let failure = |outcome: &InstanceOutcome| {
+            let (reason, name) = (outcome.problem.clone()?, outcome.name.clone());
+            Some(InstanceFailure { id: outcome.id, name, reason, output: Vec::new() })
+        };
+        report.instances.iter().filter_map(failure).collect()
     }
 
     /// Awaits `work`. Prints `description` if it takes longer than half a second, unless `--silent` is given.

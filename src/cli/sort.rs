@@ -21,8 +21,10 @@ pub(super) enum SortField {
     Pid,
     Id,
     Cpu,
+    #[value(alias = "mem")]
     Memory,
     Uptime,
+    Restarts,
     Status,
 }
 
@@ -57,6 +59,7 @@ impl SortOrder {
             SortField::Cpu => a.cpu.total_cmp(&b.cpu),
             SortField::Memory => a.memory.cmp(&b.memory),
             SortField::Uptime => a.uptime.cmp(&b.uptime),
+            SortField::Restarts => a.restarts.cmp(&b.restarts),
             SortField::Status => a.status.as_str().cmp(b.status.as_str()),
         };
         let by_field = if self.descending { by_field.reverse() } else { by_field };
@@ -91,7 +94,7 @@ mod tests {
         assert_eq!(ids("memory:desc"), [1, 2, 3, 0]);
         assert_eq!(
             parse_sort("size").unwrap_err(),
-            "unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, status"
+            "unknown field: expected one of name, namespace, pid, id, cpu, memory, uptime, restarts, status"
         );
         assert!(parse_sort("name:up").is_err());
     }

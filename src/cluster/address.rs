@@ -47,6 +47,40 @@ impl Address {
         self.socket.port()
     }
 
+    /// Whether a client can reach sockets of both addresses by the same destination.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let any_or_equal = |a: IpAddr, b: IpAddr| a.is_unspecified() || b.is_unspecified() || a == b;
+        let both = |own: Option<IpAddr>, other: Option<IpAddr>| {
+            own.zip(other).is_some_and(|(own, other)| any_or_equal(own, other))
+        };
+        self.protocol == other.protocol
+            && self.port() == other.port()
+            && (both(self.ipv4(), other.ipv4())
+                || both(self.ipv6(), other.ipv6()) && !self.is_other_link(other))
+    }
+
+    /// The IPv4 address that it accepts connections to, if any.
+    fn ipv4(&self) -> Option<IpAddr> {
+        match self.socket.ip().to_canonical() {
+            IpAddr::V6(v6) if v6.is_unspecified() && !self.v6_only => Some(Ipv4Addr::UNSPECIFIED.into()),
+            ip => ip.is_ipv4().then_some(ip),
+        }
+    }
+
+    /// The IPv6 address that it accepts connections to, if any.
+    fn ipv6(&self) -> Option<IpAddr> {
+        Some(self.socket.ip().to_canonical()).filter(IpAddr::is_ipv6)
+    }
+
+    /// Whether both are link-local addresses of different links.
+    fn is_other_link(&self, other: &Self) -> bool {
+        let scope = |address: &Self| match address.socket {
+            SocketAddr::V6(v6) => v6.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        scope(self) != 0 && scope(other) != 0 && scope(self) != scope(other)
+    }
+
     /// Whether a client can connect over IPv4 from any address of 127/8.
     pub(super) fn accepts_ipv4(&self) -> bool {
         match self.socket {
@@ -139,6 +173,38 @@ mod tests {
         for invalid in ["", "localhost:80", "70000", "1.2.3.4", "0", "1.2.3.4:0"] {
             assert!(display(invalid).unwrap_err().contains(invalid), "{invalid}");
         }
+    }
+
+    #[test]
+    fn addresses_overlap_if_a_destination_matches_both() {
+        let tcp = |text: &str, v6_only| Address::new(Protocol::Tcp, text.parse().unwrap(), v6_only);
+        let overlap = |a: &str, b: &str| {
+            let (a, b) = (tcp(a, false), tcp(b, false));
+            assert_eq!(a.overlaps(&b), b.overlaps(&a));
+            a.overlaps(&b)
+        };
+        for pair in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "0.0.0.0:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("[::ffff:127.0.0.1]:80", "0.0.0.0:80"),
+        ] {
+            assert!(overlap(pair.0, pair.1), "{pair:?}");
+        }
+        for pair in [
+            ("0.0.0.0:80", "127.0.0.1:81"),
+            ("127.0.0.2:80", "127.0.0.1:80"),
+            ("[::1]:80", "0.0.0.0:80"),
+            ("[fe80::1%2]:80", "[fe80::1%3]:80"),
+        ] {
+            assert!(!overlap(pair.0, pair.1), "{pair:?}");
+        }
+        assert!(!tcp("[::]:80", true).overlaps(&tcp("0.0.0.0:80", false)));
+        assert!(tcp("[::]:80", true).overlaps(&tcp("[::]:80", false)));
+        let udp = Address::new(Protocol::Udp, "0.0.0.0:80".parse().unwrap(), false);
+        assert!(!udp.overlaps(&tcp("0.0.0.0:80", false)));
     }
 
     #[test]

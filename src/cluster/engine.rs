@@ -4,12 +4,14 @@
 //! `calls`. The state is saved before a call is answered or a command is finished, so that the next daemon continues
 //! from there.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::epoll::Epoll;
 use tokio::sync::oneshot;
 
 use crate::cluster::activation::{self, OpenError, OpenRequest};
@@ -26,12 +28,16 @@ use crate::cluster::steering::ProbeTarget;
 use crate::cluster::steering::attach::Steering;
 use crate::cluster::stored::{CALLS_NAME, STATE_NAME, StoredFds};
 use crate::cluster::sys::{self, DEFAULT_BACKLOG};
-use crate::cluster::unused::UnusedSockets;
+use crate::cluster::unused::{UnusedSockets, find_unused};
+use crate::cluster::watch::{CLOSED_GRACE, ClosedListener, ListenerWatch};
 use crate::process::seccomp::{Notification, Notifier};
 
 /// A client that started to connect to a socket is in its queue after this time. Slower ones are rare and are
 /// rejected.
 const DRAIN_DELAY: Duration = Duration::from_millis(250);
+
+/// A run that still has connections in its queue this long after it gets no new ones hangs.
+const STUCK_DELAY: Duration = Duration::from_secs(1);
 
 /// A listening socket of an app.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +59,7 @@ pub(crate) struct Engine {
     pub(super) sockets: SocketStore,
     pub(super) runs: RunTable,
     pub(super) unused: UnusedSockets,
+    pub(super) watch: ListenerWatch,
     steering: Steering,
     document: MemfdDocument,
     pending_calls: PendingCalls,
@@ -74,7 +81,7 @@ impl Engine {
         let decoded = saved.and_then(|bytes| ClusterState::decode(&bytes));
         let state_lost = decoded.is_none();
         let mut state = decoded.unwrap_or_default();
-        let sockets = SocketStore::restore(stored.sockets, &mut state, &mut *host);
+        let sockets = SocketStore::restore(stored.sockets, &mut state, &mut *host)?;
         let document = stored.document.map_or_else(MemfdDocument::new, Ok)?;
         let pending_calls = stored.pending_calls.map_or_else(PendingCalls::new, Ok)?;
         for (name, fd) in [(STATE_NAME, document.as_fd()), (CALLS_NAME, pending_calls.as_fd())] {
@@ -86,6 +93,7 @@ impl Engine {
             sockets,
             runs: RunTable::new(context),
             unused: UnusedSockets::default(),
+            watch: ListenerWatch::default(),
             steering: Steering::default(),
             document,
             pending_calls,
@@ -105,6 +113,8 @@ impl Engine {
         self.state.unknown_apps().iter().for_each(|app| self.release_unclaimed(app));
         // Programs of the previous daemon are still attached, but the map of their counters is lost.
         self.state.app_names().iter().for_each(|app| self.steer_app(app));
+        let shared = self.state.sockets().filter(|(_, socket)| self.state.has_one_queue(&socket.app));
+        shared.for_each(|(id, _)| self.sockets.watch_shutdown(id));
     }
 
     /// Adopts the listening sockets of all runs: daemon and keeper died at the same time, and the sockets that they
@@ -203,6 +213,12 @@ impl Engine {
     }
 
     fn open_listener(&mut self, app: &str, slot: u32, address: Address, uid: u32) -> nix::Result<u64> {
+        if self.sockets.limit_reached(&self.state, app).is_some() {
+            return Err(Errno::EMFILE);
+        }
+        if self.state.overlapping(address).any(|(_, socket)| socket.app != app && socket.listening) {
+            return Err(Errno::EADDRINUSE);
+        }
         let owner = PortOwner { protocol: address.protocol, port: address.port(), uid };
         let fd = activation::open_listener(address, self.sockets.owns_port(&self.state, owner))?;
         let id = self.state.add(HeldSocket {
@@ -239,6 +255,12 @@ impl Engine {
 
     /// Changes whether a run gets connections.
     pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
+        if phase == RunPhase::Ready {
+            // It would get connections on a port that it only tested.
+            let unused =
+                find_unused(BTreeSet::from([run]), &self.state, &self.runs, &self.sockets, &self.watch);
+            self.release_unused(unused);
+        }
         let Some(app) = self.state.set_phase(run, phase) else { return };
         let draining = phase == RunPhase::Draining;
         if let Some(live) = self.runs.get_mut(run) {
@@ -263,7 +285,11 @@ impl Engine {
         let Some(ended) = self.state.end_run(run) else { return };
         self.release_unclaimed(&ended.app);
         // Connections for the replacement wait in these sockets, although the run may have shut them down.
-        ended.sockets.into_iter().for_each(|id| self.relisten(id));
+        for id in ended.sockets {
+            self.relisten(id);
+            // Other runs serve those that wait sooner than a replacement.
+            self.sockets.hand_over_queue(id, &mut self.state);
+        }
         for address in ended.addresses {
             self.steer(address);
         }
@@ -283,6 +309,7 @@ impl Engine {
 
     /// Notifies those that wait for drained runs; true if some still wait.
     pub fn poll_drains(&mut self) -> bool {
+        self.hand_over_stuck_queues();
         let drains = std::mem::take(&mut self.drains);
         let (done, waiting): (Vec<_>, Vec<_>) =
             drains.into_iter().partition(|(run, done)| done.is_closed() || self.is_drained(*run));
@@ -292,6 +319,19 @@ impl Engine {
             let _ = done.send(());
         }
         !self.drains.is_empty()
+    }
+
+    /// A draining run that does not empty its queue hangs: others serve it.
+    fn hand_over_stuck_queues(&mut self) {
+        let is_stuck =
+            |run: &u64| self.runs.get(*run).is_some_and(|live| !live.is_draining_within(STUCK_DELAY));
+        let stuck: Vec<u64> = self.drains.iter().map(|(run, _)| *run).filter(is_stuck).collect();
+        for id in stuck.into_iter().flat_map(|run| self.state.exclusive_sockets(run)).collect::<Vec<_>>() {
+            if self.sockets.hand_over_queue(id, &mut self.state) {
+                self.steer_socket(id);
+                self.save();
+            }
+        }
     }
 
     fn is_drained(&self, run: u64) -> bool {
@@ -331,6 +371,7 @@ impl Engine {
             Ok(Some(SupervisedCall::Bind(args))) => self.bind(run, call, &args),
             Ok(Some(SupervisedCall::Listen(args))) => self.listen(run, call, &args),
             Ok(Some(SupervisedCall::SetSockOpt(args))) => self.record_option(run, call, &args),
+            Ok(Some(SupervisedCall::LandlockRuleset(args))) => self.record_landlock(run, call, &args),
             Err(errno) => self.pass_uninspectable(run, errno),
         };
         // Fails if the caller has exited.
@@ -374,7 +415,11 @@ impl Engine {
 
     /// Releases the unused sockets of all runs whose check is due.
     pub fn collect_unused(&mut self) {
-        let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets);
+        let unused = self.unused.find_due(&self.state, &self.runs, &self.sockets, &self.watch);
+        self.release_unused(unused);
+    }
+
+    fn release_unused(&mut self, unused: Vec<u64>) {
         if !unused.is_empty() {
             unused.into_iter().for_each(|id| self.release_and_publish(id));
             self.save();
@@ -392,6 +437,50 @@ impl Engine {
         }
     }
 
+    /// Checks the listeners of all runs if that is due; the time until the next check.
+    pub fn watch_listeners(&mut self) -> Option<Duration> {
+        let (closed, pause) = self.watch.check(&self.state, &self.runs, &self.sockets);
+        closed.into_iter().for_each(|closed| self.on_closed(closed));
+        pause
+    }
+
+    /// Becomes readable when [`relisten_shut_down`](Self::relisten_shut_down) is due.
+    pub fn shutdowns(&self) -> &Epoll {
+        self.sockets.shutdowns()
+    }
+
+    /// Restarts listening on sockets of several runs that one of them has shut down.
+    pub fn relisten_shut_down(&mut self) {
+        self.sockets.shut_down().into_iter().for_each(|id| self.relisten(id));
+    }
+
+    /// A run has closed or shut down a listener although it continues.
+    fn on_closed(&mut self, closed: ClosedListener) {
+        let ClosedListener { socket: id, run, since, was_test } = closed;
+        let Some(socket) = self.state.socket(id).cloned() else { return };
+        let is_shut_down = self.sockets.fd(id).is_some_and(|fd| !sys::is_listening(fd));
+        if is_shut_down && self.state.is_claimed_by_others(&socket, run) {
+            return self.relisten(id); // the others still accept its connections
+        }
+        if self.state.is_claimed_by_others(&socket, run) {
+            self.state.unclaim(id, run);
+            self.host.publish(ClusterEvent::Closed { run, address: socket.address });
+            self.steer(socket.address);
+        } else if was_test || since.elapsed() > CLOSED_GRACE || !self.state.ready_alternatives(id).is_empty()
+        {
+            self.release_and_publish(id);
+        } else {
+            return self.host.publish(ClusterEvent::Closed { run, address: socket.address });
+        }
+        self.save();
+    }
+
+    fn steer_socket(&mut self, id: u64) {
+        if let Some(address) = self.state.socket(id).map(|socket| socket.address) {
+            self.steer(address);
+        }
+    }
+
     fn steer_app(&mut self, app: &str) {
         self.state.addresses_of_app(app).into_iter().for_each(|address| self.steer(address));
     }
@@ -403,6 +492,7 @@ impl Engine {
             let run = socket.and_then(|socket| socket.claims.last().copied());
             self.warn(run.unwrap_or(0), PortWarning::SteeringFailed { address, errno: error.errno });
         }
+        self.sockets.update_visibility(address, &self.state);
     }
 
     /// Adjusts the groups that are served in turns; the time until the next call, if there is such a group.

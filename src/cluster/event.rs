@@ -58,10 +58,38 @@ pub enum PortWarning {
         /// Requested address.
         address: Address,
     },
+    /// Another app has an address of this port that clients reach by the same destinations; the call of the run failed
+    /// with `EADDRINUSE`.
+    UsedByApp {
+        /// Requested address.
+        address: Address,
+        /// Name of the other app.
+        app: String,
+        /// Its address.
+        other: Address,
+    },
+    /// The current process of the instance has an address of this port that clients reach by the same destinations, and
+    /// the daemon cannot keep them away from this one; the call failed with `EADDRINUSE`.
+    Superseded {
+        /// Requested address.
+        address: Address,
+        /// Address of the current process.
+        other: Address,
+    },
     /// The user of the run may not bind this port; the call failed with `EACCES`.
     PrivilegedPort {
         /// Requested address.
         address: Address,
+    },
+    /// The run may restrict which ports it binds (Landlock): it binds this one without rsm.
+    Landlock {
+        /// Requested address.
+        address: Address,
+    },
+    /// The app has as many sockets as rsm holds for one app; further ones are left to the kernel.
+    TooManySockets {
+        /// Maximum number of sockets.
+        limit: usize,
     },
     /// A call could not be inspected and was left to the kernel: a second instance will get `EADDRINUSE`.
     CallNotInspectable {
@@ -88,11 +116,29 @@ impl fmt::Display for PortWarning {
                 "cannot listen on {address}: in use by another program (see `ss -ltnp 'sport = :{}'`)",
                 address.port()
             ),
+            Self::UsedByApp { address, app, other } => {
+                write!(out, "cannot listen on {address}: app {app} uses {other}")
+            }
+            Self::Superseded { address, other } => write!(
+                out,
+                "cannot listen on {address} while the current process listens on {other}: use `rsm restart`, or run \
+                the daemon with CAP_NET_RAW"
+            ),
             Self::PrivilegedPort { address } => write!(
                 out,
                 "cannot listen on {address}: permission denied for ports below \
                 net.ipv4.ip_unprivileged_port_start; set `ports = {{ privileged = true }}`, or use a higher \
                 port"
+            ),
+            Self::Landlock { address } => write!(
+                out,
+                "restricts the ports it may bind (Landlock): {address} is not shared; bind before \
+                landlock_create_ruleset to share it"
+            ),
+            Self::TooManySockets { limit } => write!(
+                out,
+                "has {limit} listening sockets, the maximum that rsm shares and holds for an app: further ports are \
+                neither shared nor held"
             ),
             Self::CallNotInspectable { errno } => {
                 write!(out, "cannot inspect its bind call ({}): port not shared", errno.desc())

@@ -22,8 +22,9 @@ use crate::cluster::steering::ProbeTarget;
 /// was shut down.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Epoll data of the event that wakes the loop; no run has this key.
+/// Epoll data of the event that wakes the loop, and of sockets that are shut down; no run has these keys.
 const WAKE_TOKEN: u64 = u64::MAX;
+const SHUTDOWN_TOKEN: u64 = u64::MAX - 1;
 
 enum ClusterCommand {
     SetApp(String, PortSettings),
@@ -77,6 +78,7 @@ impl ClusterThread {
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(wake.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKE_TOKEN))?;
+        epoll.add(&engine.shutdowns().0, EpollEvent::new(EpollFlags::EPOLLIN, SHUTDOWN_TOKEN))?;
         let event_loop = ClusterLoop { engine, epoll, wake: Arc::clone(&wake), commands: receiver };
         let thread =
             std::thread::Builder::new().name("rsm-cluster".into()).spawn(move || event_loop.run())?;
@@ -197,14 +199,17 @@ impl ClusterLoop {
             if next_rebalance.is_none_or(|instant| instant <= Instant::now()) {
                 next_rebalance = self.engine.rebalance().map(|pause| Instant::now() + pause);
             }
-            let count = match self.epoll.wait(&mut events, self.timeout(has_draining, next_rebalance)) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
-                Err(errno) => return tracing::error!("cluster event loop failed: {errno}"),
-            };
+            let next_watch = self.engine.watch_listeners();
+            let count =
+                match self.epoll.wait(&mut events, self.timeout(has_draining, next_rebalance, next_watch)) {
+                    Ok(count) => count,
+                    Err(Errno::EINTR) => 0,
+                    Err(errno) => return tracing::error!("cluster event loop failed: {errno}"),
+                };
             for event in &events[..count] {
                 match event.data() {
                     WAKE_TOKEN => drop(self.wake.read()),
+                    SHUTDOWN_TOKEN => self.engine.relisten_shut_down(),
                     run if event.events().contains(EpollFlags::EPOLLIN) => self.engine.receive_call(run),
                     // All processes under the filter have exited.
                     run => self.unregister_notifier(run),
@@ -221,10 +226,16 @@ impl ClusterLoop {
         }
     }
 
-    fn timeout(&self, has_draining: bool, next_rebalance: Option<Instant>) -> EpollTimeout {
+    fn timeout(
+        &self,
+        has_draining: bool,
+        next_rebalance: Option<Instant>,
+        next_watch: Option<Duration>,
+    ) -> EpollTimeout {
         let next = self.engine.next_gc().into_iter().chain(next_rebalance).min();
         let next = next.map(|instant| instant.saturating_duration_since(Instant::now()));
-        let wait = next.into_iter().chain(has_draining.then_some(DRAIN_POLL_INTERVAL)).min();
+        let drain_poll = has_draining.then_some(DRAIN_POLL_INTERVAL);
+        let wait = next.into_iter().chain(drain_poll).chain(next_watch).min();
         // Rounded up, not to wake before something is due.
         let millis = wait.map(|wait| wait.as_millis() + 1);
         millis

@@ -38,7 +38,7 @@
 //! | | |
 //! | --- | --- |
 //! | pure | `state` (saved), `group`, `address`, `mechanism`, `event`, `steering::cbpf`, programs of `steering::round_robin` |
-//! | owners | `sockets` (descriptors), `runs` (live runs), `unused` (schedule of checks), `steering::attach` (groups served in turns), `calls::pending` |
+//! | owners | `sockets` (descriptors), `runs` (live runs), `unused` (schedule of checks), `watch` (closed listeners), `steering::attach` (groups served in turns), `calls::pending` |
 //! | acting | `engine` (commands), `calls` (answers), `activation`, `handle` (thread and event loop) |
 //! | system | `sys`, `memfd_document`, `stored` (names in the fd store) |
 
@@ -58,6 +58,7 @@ mod steering;
 mod stored;
 mod sys;
 mod unused;
+mod watch;
 
 pub use crate::cluster::activation::{OpenError, OpenRequest, PassedSockets};
 pub use crate::cluster::address::{Address, Protocol};

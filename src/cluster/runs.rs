@@ -1,8 +1,8 @@
 //! `RunTable`: the runs of this daemon, and the sockets that their processes have open.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,8 +164,8 @@ impl RunTable {
             }
         }
         let mut open = OpenSockets::default();
-        let processes = tree::find_remaining(*keeper, &inspected, marker, &other_leaders);
-        processes.into_values().flatten().for_each(|process| open.add_process(process.pid));
+        let processes = tree::find_remaining(*keeper, &inspected, marker, &other_leaders, &HashSet::new());
+        processes.into_values().flatten().for_each(|member| open.add_process(member.process.pid));
         // After the inspection: a leader that was alive here was alive then.
         open.incomplete |= inspected.iter().any(|run| run.leader.is_exiting());
         open
@@ -175,7 +175,8 @@ impl RunTable {
 /// Inodes of open sockets.
 #[derive(Debug, Default)]
 pub(crate) struct OpenSockets {
-    inodes: HashSet<u64>,
+    /// By inode: a process that has it open, and its descriptor.
+    openers: HashMap<u64, (i32, RawFd)>,
     incomplete: bool,
 }
 
@@ -189,7 +190,12 @@ impl OpenSockets {
     }
 
     pub fn contains(&self, inode: u64) -> bool {
-        self.inodes.contains(&inode)
+        self.openers.contains_key(&inode)
+    }
+
+    /// A process that has a socket open, and its descriptor.
+    pub fn opener(&self, inode: u64) -> Option<(i32, RawFd)> {
+        self.openers.get(&inode).copied()
     }
 
     /// Whether there may be other sockets.
@@ -199,7 +205,7 @@ impl OpenSockets {
 
     fn add_process(&mut self, process: i32) {
         match fds::sockets(process) {
-            Ok(sockets) => self.inodes.extend(sockets.map(|(_, inode)| inode)),
+            Ok(sockets) => self.openers.extend(sockets.map(|(number, inode)| (inode, (process, number)))),
             // A process that has exited has no open sockets.
             Err(error) => self.incomplete |= error.kind() == io::ErrorKind::PermissionDenied,
         }

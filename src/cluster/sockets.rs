@@ -7,9 +7,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
+
 use crate::cluster::address::{Address, Protocol};
 use crate::cluster::event::{ClusterHost, FdStoreOp};
 use crate::cluster::state::{ClusterState, HeldSocket, PortOwner};
+use crate::cluster::steering::migrate::Migration;
 use crate::cluster::stored::socket_name;
 use crate::cluster::sys::{self, DEFAULT_BACKLOG, SocketKind};
 use crate::process::proc::fds;
@@ -20,11 +24,24 @@ use crate::process::tree;
 /// The keeper may still have a socket this long after it was released.
 const RELEASE_GRACE: Duration = Duration::from_secs(10);
 
+/// Sockets of one app: at most this many, and at most this share of the descriptors that the daemon may open. The rest
+/// of the daemon and the other apps need descriptors, too.
+const MAX_SOCKETS_PER_APP: usize = 1024;
+const MAX_SHARE_PER_APP: usize = 8;
+/// Sockets of all apps together: at most this share.
+const MAX_SHARE: usize = 2;
+
 /// Held sockets by socket id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct SocketStore {
     held: BTreeMap<u64, OwnedFd>,
     released_at: HashMap<PortOwner, Instant>,
+    /// Number of descriptors that the daemon may open.
+    max_fds: usize,
+    /// Whether sockets can be hidden from clients.
+    can_hide: bool,
+    /// Reports watched sockets that a program shuts down.
+    shutdowns: Epoll,
 }
 
 /// A member that has left its group, and the members that accept no clients until the group is steered again.
@@ -39,7 +56,8 @@ impl SocketStore {
         stored: BTreeMap<u64, OwnedFd>,
         state: &mut ClusterState,
         host: &mut dyn ClusterHost,
-    ) -> Self {
+    ) -> nix::Result<Self> {
+        let shutdowns = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let (held, unknown): (BTreeMap<_, _>, BTreeMap<_, _>) =
             stored.into_iter().partition(|(id, _)| state.socket(*id).is_some());
         for id in unknown.into_keys() {
@@ -59,7 +77,66 @@ impl SocketStore {
             .map(|(id, _)| id)
             .collect();
         closed.into_iter().for_each(|id| state.remove(id));
-        Self { held, released_at: HashMap::new() }
+        let max_fds = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        let max_fds = usize::try_from(max_fds).unwrap_or(usize::MAX);
+        Ok(Self { held, released_at: HashMap::new(), max_fds, can_hide: sys::can_hide(), shutdowns })
+    }
+
+    /// Watches a socket that several runs accept connections from: one of them may shut it down for all.
+    pub fn watch_shutdown(&self, id: u64) {
+        if let Some(fd) = self.fd(id) {
+            // Fails if it is watched already. No event for connections: `EPOLLHUP` is always reported.
+            let _ = self.shutdowns.add(fd, EpollEvent::new(EpollFlags::EPOLLET, id));
+        }
+    }
+
+    /// The watched sockets that were shut down.
+    pub fn shut_down(&self) -> Vec<u64> {
+        let mut events = [EpollEvent::empty(); 16];
+        let count = self.shutdowns.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        events[..count].iter().map(EpollEvent::data).collect()
+    }
+
+    /// Becomes readable when a watched socket is shut down.
+    pub fn shutdowns(&self) -> &Epoll {
+        &self.shutdowns
+    }
+
+    /// Closes the descriptor of a socket here and in the keeper. False if it is not held.
+    fn drop_fd(&mut self, id: u64, host: &mut dyn ClusterHost) -> bool {
+        let Some(fd) = self.held.remove(&id) else { return false };
+        // Closing does not remove it: there are other duplicates. Fails if it is not watched.
+        let _ = self.shutdowns.delete(fd);
+        host.store_fd(FdStoreOp::Remove(socket_name(id)));
+        true
+    }
+
+    /// Whether sockets can be hidden from clients.
+    pub fn can_hide(&self) -> bool {
+        self.can_hide
+    }
+
+    /// Hides the sockets at addresses whose clients must still reach another run of the app, and shows all others.
+    pub fn update_visibility(&self, address: Address, state: &ClusterState) {
+        if !self.can_hide || address.protocol == Protocol::Udp {
+            return;
+        }
+        let overlapping = state.overlapping(address).map(|(_, socket)| socket.address);
+        for address in BTreeSet::from_iter(overlapping.chain([address])) {
+            let hidden = state.superseded_address(address, None).is_some();
+            for fd in state.members(address).iter().filter_map(|id| self.fd(*id)) {
+                // On failure, clients reach a run that is not ready: as without rsm.
+                let _ = sys::set_hidden(fd, hidden);
+            }
+        }
+    }
+
+    /// The maximum number of sockets of an app, if it may have no other one.
+    pub fn limit_reached(&self, state: &ClusterState, app: &str) -> Option<usize> {
+        let limit = MAX_SOCKETS_PER_APP.min(self.max_fds / MAX_SHARE_PER_APP);
+        let is_reached =
+            state.sockets_of_app(app).count() >= limit || state.sockets().count() >= self.max_fds / MAX_SHARE;
+        is_reached.then_some(limit)
     }
 
     /// The descriptor of a held socket.
@@ -81,8 +158,8 @@ impl SocketStore {
         self.held.insert(id, fd);
     }
 
-    /// Closes a socket. New connections are steered to other members first; those in its queue are reset. If it was
-    /// a member of a group, the caller must steer the group and then call [`resume_accept`](Self::resume_accept).
+    /// Closes a socket. New connections are steered to other members first. Those in its queue are handed over to ready
+    /// members, if the daemon has the privileges for that; otherwise they are reset. If it was a member of a group, the caller must steer the group and then call [`resume_accept`](Self::resume_accept).
     pub fn release(
         &mut self,
         id: u64,
@@ -91,24 +168,55 @@ impl SocketStore {
     ) -> Option<ReleasedMember> {
         let socket = state.socket(id)?;
         let (address, listening, owner) = (socket.address, socket.listening, socket.port_owner());
-        let paused = state.unmoved_members(address, id);
+        let mut paused = Vec::new();
         if let Some(fd) = self.fd(id).filter(|_| listening) {
-            self.set_drop_filters(&paused, true);
-            if state.members(address).len() > 1 {
-                // On failure, the choice of the kernel or of the previous program is as good.
-                let _ = sys::attach_cbpf(fd, &state.steering(address, Some(id)).program());
+            let migration = self.migrate_to(fd, &state.ready_alternatives(id));
+            if migration.is_none() {
+                paused = state.unmoved_members(address, id);
+                self.set_drop_filters(&paused, true);
+                if state.members(address).len() > 1 {
+                    // On failure, the choice of the kernel or of the previous program is as good.
+                    let _ = sys::attach_cbpf(fd, &state.steering(address, Some(id)).program());
+                }
             }
             // Closing is not enough: the socket would stay in the group until all duplicates are closed, among them
             // that of the keeper.
             sys::shutdown_both(fd);
         }
         state.remove(id);
-        if self.held.remove(&id).is_some() {
-            host.store_fd(FdStoreOp::Remove(socket_name(id)));
+        if self.drop_fd(id, host) {
             self.released_at.retain(|_, released_at| released_at.elapsed() < RELEASE_GRACE);
             self.released_at.insert(owner, Instant::now());
         }
         listening.then_some(ReleasedMember { address, paused })
+    }
+
+    /// Hands the connections that wait in the queue of a socket over to ready members of its group. The socket listens on;
+    /// it joins the group again, which the caller must steer. False if nothing was done.
+    pub fn hand_over_queue(&self, id: u64, state: &mut ClusterState) -> bool {
+        let (Some(fd), Some(socket)) = (self.fd(id), state.socket(id)) else { return false };
+        let is_idle = self.accept_queue_length(id).is_none_or(|queued| queued == 0);
+        if is_idle || !socket.listening || !sys::is_listening(fd) {
+            return false;
+        }
+        let Some(_migration) = self.migrate_to(fd, &state.ready_alternatives(id)) else { return false };
+        // The program does not notice: the socket listens again before it can look.
+        sys::shutdown_both(fd);
+        match sys::listen(fd, socket.backlog) {
+            Ok(()) => state.join_group(id),
+            Err(_) => state.leave_group(id),
+        }
+        true
+    }
+
+    /// Makes the group of a socket hand over connections to these members, if there are any.
+    fn migrate_to(&self, fd: BorrowedFd<'_>, targets: &[u64]) -> Option<Migration> {
+        let targets: Vec<BorrowedFd<'_>> = targets.iter().filter_map(|id| self.fd(*id)).collect();
+        if targets.is_empty() {
+            return None;
+        }
+        let attached = Migration::attach(fd, &targets);
+        attached.inspect_err(|errno| tracing::debug!("cannot hand over connections: {errno}")).ok()
     }
 
     /// Lets the members accept clients again that [`release`](Self::release) paused.
@@ -130,9 +238,7 @@ impl SocketStore {
             .sockets_of_run(run)
             .filter(|(_, socket)| socket.claims.len() == 1 && !state.is_order_known(socket.address));
         for (id, _) in unsteerable {
-            if self.held.remove(&id).is_some() {
-                host.store_fd(FdStoreOp::Remove(socket_name(id)));
-            }
+            self.drop_fd(id, host);
         }
     }
 

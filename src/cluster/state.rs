@@ -17,6 +17,9 @@ use crate::spec::Balance;
 /// Version of the saved form. A daemon ignores the state of another version.
 const FORMAT_VERSION: u32 = 1;
 
+/// The rank of a socket of a ready run; see [`ClusterState::member_rank`].
+const READY_RANK: u8 = 2;
+
 /// Port settings of an app.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortSettings {
@@ -55,6 +58,9 @@ pub(crate) struct RunState {
     pub app: String,
     pub slot: u32,
     pub phase: RunPhase,
+    /// Whether it may restrict which ports it binds: rsm cannot see the rules, so the kernel binds its sockets.
+    #[serde(default)]
+    pub restricts_ports: bool,
 }
 
 /// A socket of an app. It is held from the moment it listens; sockets that rsm created are held from the start.
@@ -209,7 +215,7 @@ impl ClusterState {
     /// Adds a run, unless it is known. Its slot is not retired any more.
     pub fn start_run(&mut self, run: u64, app: &str, slot: u32) -> &RunState {
         self.retired_slots.remove(&(app.to_owned(), slot));
-        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting };
+        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting, restricts_ports: false };
         self.runs.entry(run).or_insert(state)
     }
 
@@ -226,6 +232,13 @@ impl ClusterState {
         let state = self.runs.get_mut(&run)?;
         state.phase = phase;
         Some(state.app.clone())
+    }
+
+    /// Records that a run may restrict which ports it binds.
+    pub fn restrict_ports(&mut self, run: u64) {
+        if let Some(state) = self.runs.get_mut(&run) {
+            state.restricts_ports = true;
+        }
     }
 
     pub fn is_draining(&self, run: u64) -> bool {
@@ -252,7 +265,8 @@ impl ClusterState {
         runs.map(|(key, _)| *key).collect()
     }
 
-    fn has_one_queue(&self, app: &str) -> bool {
+    /// Whether all runs of an app accept connections from one socket.
+    pub fn has_one_queue(&self, app: &str) -> bool {
         self.apps.get(app).is_some_and(|app| app.balance == Balance::Shared)
     }
 
@@ -266,6 +280,9 @@ impl ClusterState {
         });
         let (own, others): (Vec<_>, Vec<_>) = at_port.partition(|(_, socket)| socket.claims.contains(&run));
         match own.iter().find(|(_, socket)| socket.address.accepts_ipv4()) {
+            Some((_, socket)) if self.superseded_address(socket.address, None).is_some() => {
+                ProbeTarget::Superseded
+            }
             Some((id, _)) if !self.has_one_queue(app) => ProbeTarget::Via(ProbeRoute::address(*id)),
             None if own.is_empty() && !others.is_empty() => ProbeTarget::NotListening,
             _ => ProbeTarget::Direct,
@@ -326,6 +343,12 @@ impl ClusterState {
         listeners.map(|socket| socket.app.as_str()).find(|name| *name != app)
     }
 
+    /// Sockets of another address that clients of this address could reach, too.
+    pub fn overlapping(&self, address: Address) -> impl Iterator<Item = (u64, &HeldSocket)> {
+        self.sockets()
+            .filter(move |(_, socket)| socket.address != address && socket.address.overlaps(&address))
+    }
+
     pub fn is_listening_at(&self, run: u64, address: Address) -> bool {
         self.sockets_of_run(run).any(|(_, socket)| socket.listening && socket.address == address)
     }
@@ -338,6 +361,13 @@ impl ClusterState {
     pub fn claim(&mut self, id: u64, run: u64) {
         if let Some(socket) = self.sockets.get_mut(&id) {
             socket.claims.insert(run);
+        }
+    }
+
+    /// Records that a run does not have a socket any more.
+    pub fn unclaim(&mut self, id: u64, run: u64) {
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.claims.remove(&run);
         }
     }
 
@@ -355,6 +385,13 @@ impl ClusterState {
     /// Whether a run other than `run` has the socket and has not ended.
     pub fn is_claimed_by_others(&self, socket: &HeldSocket, run: u64) -> bool {
         socket.claims.iter().any(|other| *other != run && self.runs.contains_key(other))
+    }
+
+    /// Listening sockets of the same address with a ready run, other than `id`: connections can be handed over to them.
+    pub fn ready_alternatives(&self, id: u64) -> Vec<u64> {
+        let Some(socket) = self.sockets.get(&id) else { return Vec::new() };
+        let members = self.members(socket.address).iter().copied();
+        members.filter(|member| *member != id && self.is_ready_member(*member)).collect()
     }
 
     /// Whether `run` needs a socket of its own because another run of its slot uses this one: so it gets
@@ -480,6 +517,25 @@ impl ClusterState {
         if last.map(|last| self.member_rank(*last)) > highest { unmoved } else { Vec::new() }
     }
 
+    /// The address of a ready run of the same app that clients reach by the same destinations, while no run at `address`
+    /// is ready: as long as there is one, the sockets at `address` must not get connections. The kernel prefers the more
+    /// specific address, and steering chooses only among sockets of one address. `joining`: a socket that is about to
+    /// join the group.
+    pub fn superseded_address(&self, address: Address, joining: Option<u64>) -> Option<Address> {
+        let members = || self.members(address).iter().copied().chain(joining);
+        if address.protocol == Protocol::Udp || members().any(|member| self.is_ready_member(member)) {
+            return None;
+        }
+        let app = &self.sockets.get(&members().next()?)?.app;
+        let ready =
+            self.overlapping(address).find(|(id, socket)| socket.app == *app && self.is_ready_member(*id));
+        ready.map(|(_, socket)| socket.address)
+    }
+
+    fn is_ready_member(&self, id: u64) -> bool {
+        self.member_rank(id) == READY_RANK && self.sockets.get(&id).is_some_and(|socket| socket.listening)
+    }
+
     fn balanced_plan(&self, group: &ReuseportGroup, members: &[u64]) -> SteeringPlan {
         let highest = members.iter().map(|member| self.member_rank(*member)).max();
         let mut targets: BTreeMap<(&str, u32), SteeringTarget> = BTreeMap::new();
@@ -513,7 +569,7 @@ impl ClusterState {
         let phases = claims.filter_map(|run| self.runs.get(run)).map(|run| run.phase);
         phases
             .map(|phase| match phase {
-                RunPhase::Ready => 2,
+                RunPhase::Ready => READY_RANK,
                 RunPhase::Starting => 1,
                 RunPhase::Draining => 0,
             })

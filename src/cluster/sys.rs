@@ -85,8 +85,13 @@ pub(crate) fn new_like(kind: SocketKind) -> nix::Result<OwnedFd> {
 }
 
 fn getsockopt_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
-    let (mut value, mut length) = (0i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: the kernel writes at most `length` bytes to `value`.
+    getsockopt(fd, level, name)
+}
+
+/// `T`: an integer type, of which any bytes are a value.
+fn getsockopt<T: Default>(fd: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<T> {
+    let (mut value, mut length) = (T::default(), size_of::<T>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes to `value`; each caller reads an integer.
     Errno::result(unsafe {
         libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length)
     })?;
@@ -101,8 +106,49 @@ fn setsockopt<T>(fd: BorrowedFd<'_>, level: i32, name: i32, value: &T) -> nix::R
     Errno::result(result).map(drop)
 }
 
+/// No network device has this index.
+const NO_DEVICE: i32 = i32::MAX;
+
+/// Whether the program has bound it to a network device.
 pub(crate) fn is_bound_to_device(fd: BorrowedFd<'_>) -> bool {
-    getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX).is_ok_and(|device| device != 0)
+    let device = getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX);
+    device.is_ok_and(|device| device != 0 && device != NO_DEVICE)
+}
+
+/// Hides a socket from clients, whose packets then reach sockets of other addresses, or shows it again: a socket gets
+/// packets only from the device that it is bound to.
+///
+/// # Errors
+/// `EPERM`: only with `CAP_NET_RAW` a socket that was hidden can be shown.
+pub(crate) fn set_hidden(fd: BorrowedFd<'_>, hidden: bool) -> nix::Result<()> {
+    let device = if hidden { NO_DEVICE } else { 0 };
+    if getsockopt_int(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX) == Ok(device) {
+        return Ok(());
+    }
+    setsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, &device)
+}
+
+/// Whether this process can hide sockets and show them again.
+pub(crate) fn can_hide() -> bool {
+    let hide_and_show = || {
+        let socket = new_like(SocketKind::tcp(false))?;
+        set_hidden(socket.as_fd(), true)?;
+        set_hidden(socket.as_fd(), false)
+    };
+    hide_and_show().is_ok()
+}
+
+/// Whether a socket is in the network namespace of this process: a program may have received it from another one.
+/// Before Linux 5.14 the kernel does not tell.
+pub(crate) fn is_in_own_netns(fd: BorrowedFd<'_>) -> bool {
+    let Some(namespace) = netns_cookie(fd) else { return true };
+    new_like(SocketKind::tcp(false)).is_ok_and(|own| netns_cookie(own.as_fd()) == Some(namespace))
+}
+
+fn netns_cookie(fd: BorrowedFd<'_>) -> Option<u64> {
+    /// From `asm-generic/socket.h`.
+    const SO_NETNS_COOKIE: i32 = 71;
+    getsockopt::<u64>(fd, libc::SOL_SOCKET, SO_NETNS_COOKIE).ok()
 }
 
 pub(crate) fn v6_only(fd: BorrowedFd<'_>) -> bool {
@@ -324,6 +370,32 @@ mod tests {
         attach_cbpf(group[1].as_fd(), &[ret(0)]).unwrap();
         let _client = TcpStream::connect(address).unwrap();
         assert_eq!(accept_queue_length(group[1].as_fd()), Ok(6));
+    }
+
+    #[test]
+    fn hidden_socket_gets_no_connections() {
+        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
+        assert!(can_hide());
+        let bound = |address: SocketAddr| {
+            let socket = new_like(TCP).unwrap();
+            set_reuse_port(socket.as_fd(), true).unwrap();
+            bind(socket.as_fd(), address).unwrap();
+            socket
+        };
+        let all = bound("0.0.0.0:0".parse().unwrap());
+        listen(all.as_fd(), 16).unwrap();
+        let port = local_address(all.as_fd()).unwrap().port();
+        let local = SocketAddr::from(([127, 0, 0, 1], port));
+        let specific = bound(local);
+        set_hidden(specific.as_fd(), true).unwrap();
+        assert!(!is_bound_to_device(specific.as_fd()));
+        listen(specific.as_fd(), 16).unwrap();
+        let queues = || [&all, &specific].map(|socket| accept_queue_length(socket.as_fd()).unwrap());
+        let _first = TcpStream::connect(local).unwrap();
+        assert_eq!(queues(), [1, 0]);
+        set_hidden(specific.as_fd(), false).unwrap();
+        let _second = TcpStream::connect(local).unwrap();
+        assert_eq!(queues(), [1, 1]);
     }
 
     #[test]

@@ -6,10 +6,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::cluster::address::Protocol;
 use crate::cluster::runs::{LiveRun, OpenSockets, RunTable};
 use crate::cluster::sockets::SocketStore;
 use crate::cluster::state::ClusterState;
 use crate::cluster::sys;
+use crate::cluster::watch::ListenerWatch;
 
 /// When runs are checked, from their last `bind` or `listen`: soon after tests of a port, and later for ports that a
 /// program closes late.
@@ -38,26 +40,15 @@ impl UnusedSockets {
         self.schedule.first().map(|(instant, _)| *instant)
     }
 
-    /// The unused sockets of all slots that are due. Their processes are inspected once for all of them.
-    pub fn find_due(&mut self, state: &ClusterState, runs: &RunTable, sockets: &SocketStore) -> Vec<u64> {
-        let slots: BTreeSet<(String, u32)> = self
-            .take_due()
-            .into_iter()
-            .filter_map(|run| state.run(run))
-            .map(|run| (run.app.clone(), state.slot_key(run)))
-            .collect();
-        let users: BTreeSet<u64> = slots.iter().flat_map(|(app, slot)| state.runs_at(app, *slot)).collect();
-        // After the death of a daemon, not before all runs are known again.
-        if users.is_empty() || !users.iter().all(|run| runs.contains(*run)) {
-            return Vec::new();
-        }
-        let open = runs.open_sockets_of(&users);
-        // Better keep an unused socket than release one in use.
-        if open.is_incomplete() {
-            return Vec::new();
-        }
-        let check = Check { state, runs, sockets, open };
-        slots.iter().flat_map(|(app, slot)| check.unused_at(app, *slot)).collect()
+    /// The unused sockets of all slots that are due.
+    pub fn find_due(
+        &mut self,
+        state: &ClusterState,
+        runs: &RunTable,
+        sockets: &SocketStore,
+        watch: &ListenerWatch,
+    ) -> Vec<u64> {
+        find_unused(self.take_due(), state, runs, sockets, watch)
     }
 
     fn take_due(&mut self) -> BTreeSet<u64> {
@@ -67,11 +58,39 @@ impl UnusedSockets {
     }
 }
 
+/// The unused sockets of the slots of these runs. Their processes are inspected once for all of them.
+pub(crate) fn find_unused(
+    of: BTreeSet<u64>,
+    state: &ClusterState,
+    runs: &RunTable,
+    sockets: &SocketStore,
+    watch: &ListenerWatch,
+) -> Vec<u64> {
+    let slots: BTreeSet<(String, u32)> = of
+        .into_iter()
+        .filter_map(|run| state.run(run))
+        .map(|run| (run.app.clone(), state.slot_key(run)))
+        .collect();
+    let users: BTreeSet<u64> = slots.iter().flat_map(|(app, slot)| state.runs_at(app, *slot)).collect();
+    // After the death of a daemon, not before all runs are known again.
+    if users.is_empty() || !users.iter().all(|run| runs.contains(*run)) {
+        return Vec::new();
+    }
+    let open = runs.open_sockets_of(&users);
+    // Better keep an unused socket than release one in use.
+    if open.is_incomplete() {
+        return Vec::new();
+    }
+    let check = Check { state, runs, sockets, watch, open };
+    slots.iter().flat_map(|(app, slot)| check.unused_at(app, *slot)).collect()
+}
+
 /// What one check compares.
 struct Check<'a> {
     state: &'a ClusterState,
     runs: &'a RunTable,
     sockets: &'a SocketStore,
+    watch: &'a ListenerWatch,
     open: OpenSockets,
 }
 
@@ -86,7 +105,12 @@ impl Check<'_> {
             is_client || !self.open.contains(socket.inode)
         });
         unused
-            .filter(|(_, socket)| !socket.listening || self.state.is_claimed(socket) || settled)
+            .filter(|(id, socket)| match (socket.listening, self.state.is_claimed(socket)) {
+                (false, _) => true,
+                // Later it is not a test any more, but a listener that was closed: see `watch`.
+                (true, true) => self.watch.may_be_test(*id) || socket.address.protocol == Protocol::Udp,
+                (true, false) => settled,
+            })
             .map(|(id, _)| id)
             .collect()
     }

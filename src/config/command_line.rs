@@ -9,7 +9,7 @@ use crate::config::key_def::{Flag, FlagValue, KeyDef};
 use crate::config::keys::{AppSettings, find_key, keys_with_flags};
 use crate::config::load::{LoadOptions, Loaded};
 use crate::config::parse::file::ParsedApp;
-use crate::config::resolve::{self, ResolveContext};
+use crate::config::resolve::{self, ResolveContext, SearchPath, absolute};
 use crate::config::values::display_value;
 
 /// `rsm start SCRIPT` and its flags.
@@ -59,6 +59,15 @@ pub fn load_command_line(
         _ => None,
     };
     diagnostics.finish(app).map(|(app, warnings)| Loaded { apps: app.into_iter().collect(), warnings })
+}
+
+/// Whether a word is a file, a directory, a program in `PATH` or a shell command, and not only the name of an app.
+pub fn is_runnable(word: &str, cwd: &Path, options: &LoadOptions) -> bool {
+    let search = SearchPath::new(None, &options.path_var, cwd);
+    word == "serve"
+        || word.contains(char::is_whitespace)
+        || absolute(word, cwd).exists()
+        || search.find(word).is_some()
 }
 
 /// The context of a command line.

@@ -33,7 +33,7 @@ pub fn convert(
     let mut diagnostics = Diagnostics::of_file(&source, source.warnings.clone());
     let apps = file::read(&source, &mut diagnostics)?;
     let (apps, warnings) = diagnostics.finish(apps)?;
-    let absolute_path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let absolute_path = crate::paths::absolute(path);
     let original = absolute_path.parent().unwrap_or(Path::new("/"));
     // Relative paths start at the directory of the file: in another directory, `cwd` must be the original one.
     let base = directory.filter(|directory| *directory != original).map(|_| original);

@@ -111,8 +111,9 @@ impl Diagnostic {
         Self { severity: Severity::Error, location, message: message.into(), help: help.into() }
     }
 
-    fn warning(location: Location, message: String) -> Self {
-        Self { severity: Severity::Warning, location, message, help: String::new() }
+    /// A warning.
+    pub fn warning(location: Location, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, location, message: message.into(), help: String::new() }
     }
 
     /// The problem, without location and help.
@@ -150,7 +151,7 @@ impl<'a> Diagnostics<'a> {
         if self.warnings.len() >= MAX_ERRORS {
             return;
         }
-        let warning = Diagnostic::warning(self.locate(source), message.into()).to_string();
+        let warning = Diagnostic::warning(self.locate(source), message).to_string();
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
@@ -178,7 +179,8 @@ impl<'a> Diagnostics<'a> {
         Err(ConfigErrors(self.errors.into_iter().map(|(_, error)| error).collect()))
     }
 
-    fn locate(&self, source: &SourceRef) -> Location {
+    /// The location of a setting.
+    pub(crate) fn locate(&self, source: &SourceRef) -> Location {
         let (span, policy) = match source {
             SourceRef::Flag(flag) => return Location::Flag(flag),
             SourceRef::Span(span) => (span, QuotePolicy::Line),

@@ -14,12 +14,13 @@ use serde_json::Value;
 use crate::config::diagnostics::{Located, SourceRef};
 use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
-    AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DurationValue,
-    EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount, LivenessProbe,
-    LogFormatValue, LogRules, LogTarget, PortOptionsValue, PortValue, ReadinessProbe, SignalName,
-    UserOrGroup, ValueError, VarName, WatchValue, WordList, to_camel_case,
+    AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
+    DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
+    KillModeValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
+    PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue,
+    WordList, to_camel_case,
 };
-use crate::spec::{EnvFilter, ExecMode, Launcher, LogFormat, LogPath, RestartDelay};
+use crate::spec::{EnvFilter, ExecMode, KillMode, Launcher, LogFormat, LogPath, RestartDelay};
 
 macro_rules! app_keys {
     ($( $(#[doc = $doc:literal])+ $key:ident: $kind:ty = $row:expr; )*) => {
@@ -67,6 +68,9 @@ app_keys! {
     name: AppName = key(Group::App).flag(Flag::text("--name", "NAME").short('n')).spec(&["/name"]).not_resettable()
         .jlist("name", |spec| (&spec.name).into());
 
+    /// Container image, for `rsm export`. rsm itself does not use it.
+    image: String = key(Group::App).spec(&["/image"]).not_in_pm2();
+
     /// Namespace, to select groups of apps.
     namespace: AppName = key(Group::App).flag(Flag::text("--namespace", "NAMESPACE").help("Namespace of the app")).spec(&["/namespace"])
         .jlist("namespace", |spec| (&spec.namespace).into());
@@ -96,13 +100,23 @@ app_keys! {
             Launcher::Direct | Launcher::Shell | Launcher::Serve => Pm2Value::Words(&[]),
         });
 
+    /// Show positions in the original source of compiled scripts (Node.js: `--enable-source-maps`). Default: whether a file `SCRIPT.map` exists.
+    source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--source-map-support", true).help("Enable source maps"))
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
+
+    /// Do not enable source maps.
+    disable_source_map_support: bool = key(Group::App)
+        .flag(Flag::switch("--disable-source-map-support", true).hidden())
+        .spec(&["/launcher/interpreter/args"]).not_resettable();
+
     /// Start the app when it is added.
     autostart: bool = key(Group::App)
         .flag(Flag::switch("--no-autostart", false).help("Add the app without starting it")).spec(&["/autostart"])
         .jlist("autostart", |spec| spec.autostart.into());
 
-    /// Apps that must be online before this one starts, and that are stopped after it.
-    depends_on: WordList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
+    /// Apps that must be ready, or have completed, before this one starts, and that are stopped after it.
+    depends_on: DependencyList = key(Group::App).spec(&["/depends_on"]).not_in_pm2();
 
     /// Append `-NAME` to the app name if the app is started with `--env NAME`.
     append_env_to_name: bool = key(Group::App);
@@ -269,6 +283,12 @@ app_keys! {
         .spec(&["/cron_restart"])
         .jlist("cron_restart", |spec| spec.cron_restart.as_ref().into());
 
+    /// Time zone of `cron_restart`, such as `Europe/Berlin`. Default: that of the machine.
+    timezone: TimeZoneName = key(Group::Restart).aliases(&["cron_tz"]).spec(&["/timezone"]).not_in_pm2();
+
+    /// What `cron_restart` does while the previous run has not ended: `replace`, `skip` or `queue`.
+    overlap: OverlapValue = key(Group::Restart).spec(&["/overlap"]).not_in_pm2();
+
     /// Stop signal.
     kill_signal: SignalName = key(Group::StopAndReadiness)
         .flag(Flag::text("--kill-signal", "SIGNAL").help("Signal that stops the app")).spec(&["/stop/signal"]).not_in_pm2();
@@ -279,11 +299,17 @@ app_keys! {
         .spec(&["/stop/timeout"])
         .jlist("kill_timeout", |spec| spec.stop.timeout.into());
 
-    /// Send the stop signal to the whole process tree.
+    /// Which processes get the stop signal: `topmost` (the topmost process of each branch of the tree that handles it,
+    /// then those that remain), `all` (the whole tree at once) or `main` (the main process).
+    kill_mode: KillModeValue = key(Group::StopAndReadiness)
+        .flag(Flag::text("--kill-mode", "MODE").help("Processes that get the stop signal: topmost, all or main"))
+        .spec(&["/stop/mode"]).not_in_pm2();
+
+    /// `false` is short for `kill_mode = "main"`.
     treekill: bool = key(Group::StopAndReadiness)
-        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, not its process tree"))
-        .spec(&["/stop/whole_tree"])
-        .jlist("treekill", |spec| spec.stop.whole_tree.into());
+        .flag(Flag::switch("--no-treekill", false).help("Signal only the main process, as `--kill-mode main`"))
+        .spec(&["/stop/mode"])
+        .jlist("treekill", |spec| (spec.stop.mode != KillMode::Main).into());
 
     /// Stop the app with the message `shutdown` on the Node.js IPC channel instead of a signal.
     shutdown_with_message: bool = key(Group::StopAndReadiness)
@@ -324,7 +350,7 @@ app_keys! {
         .spec(&["/watch"])
         .jlist("watch", |spec| spec.watch.is_some().into());
 
-    /// Patterns to ignore, in .gitignore syntax. Dotfiles and node_modules are always ignored.
+    /// Patterns to ignore, in .gitignore syntax, relative to `cwd`. Dotfiles and node_modules are always ignored.
     ignore_watch: WordList = key(Group::Watch)
         .flag(Flag::text("--ignore-watch", "PATTERNS").help("Patterns to exclude from watching")).spec(&["/watch/ignore"])
         .jlist("ignore_watch", |spec| spec.watch.as_ref().map(|watch| &watch.ignore).into());
@@ -390,10 +416,6 @@ pub const IGNORED_KEYS: &[IgnoredKey] = &[
     ignored("name_prefix", "use the full name"),
     ignored("write", "the file is never rewritten; `rsm init` creates one").warn("--write"),
     ignored("windows_hide", "rsm runs on Linux only"),
-    ignored("source_map_support", "use node_args (`--node-args=--enable-source-maps`)")
-        .warn("--source-map-support"),
-    ignored("disable_source_map_support", "source maps are off by default")
-        .flag("--disable-source-map-support"),
     ignored("vizion", "version control metadata is not read").flag("--no-vizion"),
     ignored("pmx", NOT_INJECTED).flag("--no-pmx"),
     ignored("automation", NOT_INJECTED).flag("--no-automation"),
@@ -503,6 +525,8 @@ mod tests {
         spec.health = Some(crate::spec::Probe::liveness(crate::spec::ProbeAction::Tcp("1".into())));
         spec.readiness.probe = spec.health.clone();
         spec.watchdog = Some(1);
+        spec.timezone = Some("UTC".into());
+        spec.overlap = crate::spec::Overlap::Skip;
         spec.env.insert("PORT".into(), "1".into());
         spec.launcher = Launcher::Interpreter { program: "node".into(), args: Vec::new() };
         let spec: Value = serde_json::to_value(spec).unwrap();

@@ -25,12 +25,12 @@ mod schema;
 mod tests;
 mod values;
 
-pub use command_line::{CommandLine, GivenFlag, load_command_line};
+pub use command_line::{CommandLine, GivenFlag, is_runnable, load_command_line};
 pub use convert::{Converted, convert};
 pub use diagnostics::{ConfigErrors, Diagnostic, Location};
 pub use key_def::{Flag, FlagValue, Group, KeyDef, Pm2Reader, Pm2Value};
 pub use keys::{EXT, IGNORED_KEYS, IgnoredKey, KEYS, key_for_pointer, keys_with_flags};
-pub use load::{LoadOptions, Loaded, app_names, load};
+pub use load::{LoadOptions, Loaded, LocatedApp, app_names, load, load_located};
 pub use parse::format::{DEFAULT_FILES, is_config_file};
 pub use parse::source::fingerprint_file;
 pub use patch::flags_to_patch;

@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn each_flag_changes_spec_or_launcher() {
         for (key, flag) in keys_with_flags() {
-            let launcher = ["interpreter", "interpreter_args"].contains(&key.name);
+            let launcher = key.spec.iter().all(|pointer| pointer.starts_with(LAUNCHER));
             let given = GivenKey { source: flag.long, key, value: Value::Null };
             assert_eq!(pointers(&[given]).next().is_none(), launcher, "{}", flag.long);
         }

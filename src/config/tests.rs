@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::spec::{AppSpec, EnvFilter, ExecMode, Launcher, LogPath, RestartDelay};
+use crate::spec::{AppSpec, EnvFilter, ExecMode, KillMode, Launcher, LogPath, RestartDelay};
 
 /// A directory with programs in `bin`, which is `PATH`, and files beside it.
 struct Place(tempfile::TempDir);
@@ -132,7 +132,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
     for (settings, message) in [
         ("script = './sever.js'", "did you mean \"server.js\""),
         ("script = 'nothing'", "no program of this name in PATH"),
-        ("script = 'bin'", "is a directory"),
+        ("script = 'bin'", "neither a package.json"),
         ("script = 'notes'", "no interpreter known for"),
         ("script = 'a.rb'", "requires ruby"),
         ("script = 'tool.bin'", "is not executable"),
@@ -145,7 +145,7 @@ fn scripts_that_cannot_run_are_mistakes_with_a_way_out() {
             "a shell command cannot be used with interpreter node",
         ),
         ("script = 'server.js'\ncwd = 'absent'", "not found"),
-        ("script = '.'", "invalid script"),
+        ("script = '.'", "neither a package.json"),
         ("script = 'all of it'\nname = 'all'", "expected a name other than"),
         ("script = './all.js'", "derived name \"all\" is invalid"),
         ("script = 'serve'\nenv = { PORT = 'none' }", "invalid port"),
@@ -205,7 +205,7 @@ fn zero_means_zero() {
     assert_eq!(app.restart.delay, RestartDelay::Fixed(Duration::ZERO));
     assert_eq!(app.restart.stop_exit_codes, [0]);
     assert_eq!((app.stop.timeout, app.readiness.timeout), (Duration::ZERO, Duration::ZERO));
-    assert!(!app.stop.whole_tree && app.readiness.wait_ready && app.cron_restart.is_none());
+    assert!(app.stop.mode == KillMode::Main && app.readiness.wait_ready && app.cron_restart.is_none());
     let growing = place.app("script = 'tool'\nexp_backoff_restart_delay = '1s'").restart.delay;
     assert_eq!(growing, RestartDelay::Pm2Backoff { initial: Duration::from_secs(1) });
 }
@@ -249,7 +249,7 @@ fn paths_start_from_the_file_and_then_from_cwd() {
     assert_eq!((app.logs.err, app.logs.combined), (LogPath::Discard, Some(LogPath::Default)));
     assert_eq!(app.pid_file, Some(sub.join("a.pid")));
     let watch = app.watch.unwrap();
-    assert_eq!((watch.paths, watch.ignore), (vec![sub.clone(), sub.join("src")], vec!["/tmp".to_owned()]));
+    assert_eq!((watch.paths, watch.ignore), (vec![sub.clone(), sub.join("src")], vec!["./tmp".to_owned()]));
     assert_eq!(app.logs.date_format.as_deref(), Some("YYYY-MM-DDTHH:mm:ss"));
 }
 

@@ -187,7 +187,9 @@ impl Daemon {
         listener: UnixListener,
     ) -> io::Result<(ExitReason, KeeperLink, LogWorkers)> {
         let reloads = Reloads::default();
-        let autosave = Autosave::new(self.home.clone(), self.handle.clone(), self.state_writer.clone());
+        let is_new_list = self.handle.get(None).await.is_ok_and(|list| list.is_empty());
+        let (handle, state_writer) = (self.handle.clone(), self.state_writer.clone());
+        let autosave = Autosave::new(self.home.clone(), handle, state_writer, is_new_list);
         let shutdown = Shutdown::new(self.handle.clone(), autosave.clone(), self.keeper.clone());
         let mut keeper_notices = self.spawn_tasks(&reloads, &autosave, &shutdown);
         handle_signals(shutdown.clone(), self.log_workers.handle())?;

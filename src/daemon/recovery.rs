@@ -31,6 +31,8 @@ use crate::time;
 
 /// How long reopening the pipes of an app may take. The app can block it.
 const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum number of runs of an instance that are not in the saved state.
+const MAX_UNSAVED_RUNS: u32 = 100_000;
 
 /// The state of the previous daemon.
 #[derive(Default)]
@@ -192,9 +194,21 @@ fn find_survivors(
         .filter(|(_, process)| process.is_running())
         .map(|(run, process)| (*run, *process))
         .collect();
-    for (run, leader) in tree::find_marked(marker) {
+    let own_user = nix::unistd::geteuid().as_raw();
+    let account = |instance: &Instance| instance.spec().account.as_ref().map(|account| account.uid);
+    let users = state.snapshot.all().filter_map(account).chain([own_user]).collect();
+    let is_user = |run: u64, user: u32| {
+        let mut of_run =
+            state.snapshot.all().filter(|instance| instance.id() == RunId::from_u64(run).instance);
+        user == own_user || of_run.any(|instance| account(instance) == Some(user))
+    };
+    let marked = tree::find_marked(marker, &users, is_user);
+    for (run, leader) in marked {
         let run = RunId::from_u64(run);
         let has_instance = state.snapshot.instances().iter().any(|instance| instance.id() == run.instance);
+        if !can_be_running(state, run) {
+            continue;
+        }
         if state.is_incomplete && !has_instance {
             // Its instance is lost with the state. The app may be in use, so it is not stopped.
             let pid = leader.map(|leader| leader.pid);
@@ -214,6 +228,21 @@ fn find_survivors(
         AttachedRun { run, process, fds, is_child: false }
     };
     runs.into_iter().map(attached).collect()
+}
+
+/// Whether a run that is not recorded can have been running when the state was lost. A run that was over before, as the
+/// state shows, left only processes that were not to be stopped.
+fn can_be_running(state: &RecoveredState, run: RunId) -> bool {
+    let of_instance = || state.snapshot.all().filter(|instance| instance.id() == run.instance);
+    if of_instance().any(|instance| instance.current_run() == Some(run)) {
+        return true;
+    }
+    let last_run = of_instance().map(|instance| instance.status().last_run).max();
+    // Run numbers only grow, and not by much between two saves of the state.
+    match run.number.checked_sub(last_run.unwrap_or(state.snapshot.last_run)) {
+        None | Some(0) => state.is_incomplete,
+        Some(newer) => newer <= MAX_UNSAVED_RUNS,
+    }
 }
 
 /// Has the keeper adopt a run that it did not start.

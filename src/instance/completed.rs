@@ -8,9 +8,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// The process runs and is ready.
+    /// The process runs, is ready, and has not exited soon after its start.
     #[serde(alias = "up")]
     Online,
+    /// The process runs and is ready. An exit before is not a problem: the restart policy handles it.
+    Resumed,
+    /// The program was executed.
+    Started,
+    /// The job has ended.
+    Completed,
     /// Another process has replaced the current one.
     Replaced,
     /// No process runs.

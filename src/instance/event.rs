@@ -12,6 +12,8 @@ pub enum InstanceEvent {
     Stop,
     /// A restart is requested, with the reason if it is not a command.
     Restart(Option<String>),
+    /// Another run is requested, once the current one has ended.
+    Enqueue,
     /// The deletion is requested.
     Delete,
     /// The deletion is requested, and other processes serve instead: open connections are served first.
@@ -60,6 +62,8 @@ pub enum InstanceEvent {
         run: u32,
         /// Pids of the processes that remain.
         remaining: Vec<i32>,
+        /// The name of one of them that has created its own session.
+        background: Option<String>,
     },
     /// An orphan exited; it may belong to a tree that is being cleaned up.
     OrphanExited,
@@ -84,6 +88,7 @@ impl InstanceEvent {
             Self::Start
             | Self::Stop
             | Self::Restart(_)
+            | Self::Enqueue
             | Self::Delete
             | Self::DrainAndDelete
             | Self::OrphanExited
@@ -99,6 +104,7 @@ impl InstanceEvent {
             Self::Start
             | Self::Stop
             | Self::Restart(_)
+            | Self::Enqueue
             | Self::Delete
             | Self::DrainAndDelete
             | Self::Drained { .. }
@@ -130,7 +136,7 @@ pub enum Effect {
         /// The first process of the tree.
         process: RunProcess,
     },
-    /// Send SIGKILL to the whole tree.
+    /// Send SIGKILL to the tree.
     Kill {
         /// The first process of the tree.
         process: RunProcess,

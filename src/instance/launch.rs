@@ -1,22 +1,19 @@
 //! From an instance to the executed command: program, arguments, environment. Without I/O, except that it looks up
 //! programs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Instance;
+use super::program_lookup::ProgramLookup;
 use super::status::RunId;
-use crate::exit::{StartFailure, StartStep};
+use crate::exit::StartFailure;
 use crate::paths::Home;
 use crate::process::spawn::LaunchSpec;
 use crate::process::tree::RunMarker;
-use crate::program;
 use crate::spec::{AppSpec, EnvFilter, EnvVars, Launcher};
 
 /// The variable that marks all processes of a run, except those with a cleared environment.
 pub const RUN_MARKER_VAR: &str = "RSM_RUN";
-
-/// The search path for an app without `PATH`.
-pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The marker of the runs of this home.
 pub fn run_marker(home: &Home) -> RunMarker {
@@ -52,32 +49,33 @@ pub fn launch_spec(
     let spec = &instance.spec;
     let mut vars = environment(run, instance, home);
     let mut argv = argv(spec);
-    let name = argv.first().cloned().unwrap_or_default();
-    let path = vars.get("PATH").map_or(DEFAULT_PATH, String::as_str).to_owned();
+    let mut lookup = ProgramLookup::new(&vars, &spec.cwd);
     let program = match &spec.launcher {
         // A child of the keeper executes this link, so it is the binary of the keeper, even if that file was replaced.
         Launcher::Serve => PathBuf::from("/proc/self/exe"),
         // bash if it is installed, as PM2: scripts use its extensions.
-        Launcher::Shell => match find_program("bash", &path, &spec.cwd) {
-            Some(bash) => {
-                "bash".clone_into(&mut argv[0]);
-                bash
+        Launcher::Shell => {
+            lookup.refresh_for_line(&spec.script);
+            match lookup.find("bash") {
+                Ok(bash) => {
+                    "bash".clone_into(&mut argv[0]);
+                    bash
+                }
+                Err(_) => PathBuf::from("/bin/sh"),
             }
-            None => PathBuf::from("/bin/sh"),
-        },
-        Launcher::Direct | Launcher::Interpreter { .. } => match find_program(&name, &path, &spec.cwd) {
-            Some(program) => program,
-            None => {
-                let (program, path) = find_in_login_path(&name, &path).ok_or(StartFailure {
-                    step: StartStep::LookUp,
-                    errno: libc::ENOENT,
-                    subject: name,
-                })?;
-                vars.insert("PATH".to_owned(), path);
-                program
+        }
+        Launcher::Direct => lookup.find(&spec.script)?,
+        Launcher::Interpreter { program, args } => {
+            // A bare name is a program with a #! line, such as npm.
+            if let Some(script) = argv.get_mut(1 + args.len()).filter(|script| !script.contains('/')) {
+                *script = lookup.find(script)?.to_string_lossy().into_owned();
             }
-        },
+            lookup.find(program)?
+        }
     };
+    if let Some(path) = lookup.changed_path() {
+        vars.insert("PATH".to_owned(), path);
+    }
     let env = vars.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
     let (cwd, account) = (spec.cwd.clone(), spec.account.clone());
     Ok(LaunchSpec {
@@ -89,26 +87,9 @@ pub fn launch_spec(
         fds,
         supervised_calls: None,
         limits: None,
+        tag: Some(run_marker(home).tag(run.to_u64())),
         listen_pid: false,
     })
-}
-
-/// Looks up a program in the `PATH` of the daemon, if it is not in that of the app: after an update of node by nvm,
-/// the directory that the app was started with no longer exists, while the daemon gets the `PATH` of a new login at
-/// boot. Also returns the joined `PATH`, in which the program finds its own helpers.
-fn find_in_login_path(name: &str, path: &str) -> Option<(PathBuf, String)> {
-    let login_path = std::env::var("PATH").ok()?;
-    let program = find_program(name, &login_path, Path::new("/"))?;
-    Some((program, format!("{path}:{login_path}")))
-}
-
-/// The path of a program. A path stays as it is: links are followed at each start, so that a `current` link may
-/// change. A bare name is looked up.
-pub fn find_program(name: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
-    if name.contains('/') {
-        return Some(cwd.join(name));
-    }
-    program::search_path(name, path, cwd)
 }
 
 /// The environment of a run. Later variables override earlier ones: inherited (filtered), name and account, `env`

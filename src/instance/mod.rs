@@ -5,9 +5,12 @@
 //! are dropped in one place. An instance changes by `handle` and by the other transitions defined in this module;
 //! its fields are private.
 
+mod background;
 mod completed;
+mod condition;
 pub mod event;
 pub mod launch;
+pub mod program_lookup;
 mod reason;
 pub mod replacement;
 pub mod restart_policy;
@@ -22,10 +25,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::completed::{CompletedCommand, Goal};
+pub use self::condition::JobEnd;
 use self::event::{Effect, InstanceEvent, Notice};
-use self::restart_policy::{FailureHistory, RestartDecision};
+use self::restart_policy::{FailureHistory, RestartDecision, RunEnd};
 use self::state::{CleanUp, RunProcess, State, StopPhase, Want};
-use self::status::{InstanceStatus, RunId, RunRecord};
+use self::status::{InstanceStatus, Listens, RunId, RunRecord};
 use crate::exit::{Exit, StartFailure};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
@@ -33,6 +37,10 @@ use crate::time::Moment;
 /// Delays before another start while the system is short of resources.
 const MIN_RETRY_DELAY: Duration = Duration::from_millis(200);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+
+/// A run of an app that has listened before gets this many times the time that it took then.
+const LISTEN_TIME_FACTOR: u32 = 3;
+
 /// The time SIGKILL gets before the process is reported as one that cannot be killed.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -94,6 +102,18 @@ impl Instance {
         matches!(self.status.state, State::Online { .. })
     }
 
+    /// Unexpected exits since the last healthy run; 0 if the current run is healthy.
+    pub fn failed_runs(&self, now: Moment) -> u32 {
+        match self.status.state {
+            State::Online { process } | State::Draining { process }
+                if now.since(process.since) >= restart_policy::healthy_uptime(&self.spec.restart) =>
+            {
+                0
+            }
+            _ => self.status.failure_history.consecutive,
+        }
+    }
+
     /// Changes the state by an event, and returns what has to be done.
     pub fn handle(&mut self, event: InstanceEvent, now: Moment) -> Vec<Effect> {
         if event.run().is_some_and(|run| self.status.state.run() != Some(run)) {
@@ -103,6 +123,7 @@ impl Instance {
         match event {
             InstanceEvent::Start => self.start(now, &mut out),
             InstanceEvent::Restart(reason) => self.restart(reason, now, &mut out),
+            InstanceEvent::Enqueue => self.enqueue(now, &mut out),
             InstanceEvent::Stop => self.stop(Want::Down, now, &mut out),
             InstanceEvent::Delete => self.stop(Want::Gone, now, &mut out),
             InstanceEvent::DrainAndDelete => self.drain_and_delete(now, &mut out),
@@ -113,10 +134,13 @@ impl Instance {
             // Such an app is ready only when it says so, or its probe does.
             InstanceEvent::Listening { .. }
                 if matches!(self.spec.ready_signal(), ReadySignal::Notified | ReadySignal::ProbePassed) => {}
-            InstanceEvent::Listening { .. } | InstanceEvent::Ready { .. } => self.on_ready(&mut out),
+            InstanceEvent::Listening { .. } => self.on_listening(now, &mut out),
+            InstanceEvent::Ready { .. } => self.on_ready(&mut out),
             InstanceEvent::SpawnFailed { run, failure } => self.on_spawn_failed(run, failure, now, &mut out),
             InstanceEvent::Exited { run, exit } => self.on_exited(run, exit, now, &mut out),
-            InstanceEvent::TreeChecked { remaining, .. } => self.on_tree_checked(&remaining, now, &mut out),
+            InstanceEvent::TreeChecked { remaining, background, .. } => {
+                self.on_tree_checked(&remaining, background, now, &mut out);
+            }
             InstanceEvent::OrphanExited => self.on_orphan_exited(&mut out),
             InstanceEvent::TimerFired { at } if self.status.timer == Some(at) => self.on_timer(now, &mut out),
             InstanceEvent::TimerFired { .. } => {}
@@ -127,12 +151,17 @@ impl Instance {
     /// Resets the counters to zero, as `rsm reset`.
     pub fn reset(&mut self, now: Moment) {
         self.status.restarts = 0;
+        self.status.runs = 0;
         self.status.failure_history = FailureHistory::default();
         self.status.created = now;
     }
 
     /// Changes the settings, from the next start on.
     pub fn update_spec(&mut self, spec: Arc<AppSpec>) {
+        // With other settings, the app may listen.
+        if self.status.listens == Listens::Never && self.spec != spec {
+            self.status.listens = Listens::Unknown;
+        }
         self.spec = spec;
     }
 
@@ -199,6 +228,20 @@ impl Instance {
         }
     }
 
+    /// Starts another run now, or once the current one has ended.
+    fn enqueue(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        match self.status.state {
+            State::Stopped | State::Errored { .. } => self.start(now, out),
+            State::Spawning { .. }
+            | State::Starting { .. }
+            | State::Online { .. }
+            | State::Draining { .. }
+            | State::Stopping { .. }
+            | State::CleaningUp { .. }
+            | State::Waiting { .. } => self.status.queued = self.status.want == Want::Up,
+        }
+    }
+
     fn restart(&mut self, reason: Option<String>, now: Moment, out: &mut Vec<Effect>) {
         if self.status.want == Want::Gone {
             return;
@@ -228,6 +271,7 @@ impl Instance {
     fn stop(&mut self, want: Want, now: Moment, out: &mut Vec<Effect>) {
         // A stop does not cancel a deletion.
         self.status.want = if self.status.want == Want::Gone { Want::Gone } else { want };
+        self.status.queued = false;
         match &self.status.state {
             State::Stopped | State::Waiting { .. } | State::Errored { .. } => self.finish_stop(out),
             State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
@@ -260,11 +304,35 @@ impl Instance {
     fn enter_starting(&mut self, process: RunProcess, now: Moment, out: &mut Vec<Effect>) {
         match self.spec.ready_signal() {
             ReadySignal::Running => self.become_online(process, out),
+            ReadySignal::Listening if self.status.listens == Listens::Never => {
+                self.become_online(process, out);
+            }
             ReadySignal::Listening | ReadySignal::Notified | ReadySignal::ProbePassed => {
                 self.status.state = State::Starting { process, overdue: false };
-                self.set_timer(self.spec.readiness.timeout, now, out);
+                self.set_timer(self.ready_timeout(), now, out);
             }
         }
+    }
+
+    /// How long a run may take to become ready: `listen_timeout`, or longer if the app is known to need more time
+    /// until it listens.
+    pub fn ready_timeout(&self) -> Duration {
+        let timeout = self.spec.readiness.timeout;
+        match (self.spec.ready_signal(), self.status.listens) {
+            (ReadySignal::Listening, Listens::After(millis)) => {
+                timeout.max(Duration::from_millis(millis).saturating_mul(LISTEN_TIME_FACTOR))
+            }
+            _ => timeout,
+        }
+    }
+
+    fn on_listening(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        // A process that listens on several ports is measured at the first.
+        if let (Some(process), false) = (self.status.state.process(), self.status.ready) {
+            let millis = u64::try_from(now.since(process.since).as_millis()).unwrap_or(u64::MAX);
+            self.status.listens = Listens::After(millis);
+        }
+        self.on_ready(out);
     }
 
     fn on_ready(&mut self, out: &mut Vec<Effect>) {
@@ -284,7 +352,12 @@ impl Instance {
     /// The process has not become ready within `listen_timeout`. It may still work, so it keeps running.
     fn on_ready_timeout(&mut self, process: RunProcess, out: &mut Vec<Effect>) {
         match self.spec.ready_signal() {
-            ReadySignal::Running | ReadySignal::Listening => self.become_online(process, out),
+            ReadySignal::Running | ReadySignal::Listening => {
+                if self.status.listens == Listens::Unknown {
+                    self.status.listens = Listens::Never;
+                }
+                self.become_online(process, out);
+            }
             ReadySignal::Notified | ReadySignal::ProbePassed => {
                 self.status.state = State::Starting { process, overdue: true };
                 out.push(Effect::Publish(Notice::ReadyTimeout));
@@ -299,16 +372,18 @@ impl Instance {
         let (reason, is_transient) = (failure.to_string(), failure.is_transient());
         let exit = Exit::NotStarted(failure);
         let process = RunProcess { run, pid: 0, start_time: 0, since: now };
-        self.record_run(process, exit.clone(), false, now);
+        let run = self.record_run(process, exit, (false, false), now);
         match self.status.want {
             Want::Up if is_transient => self.retry_start(now, out),
             Want::Up if requested => self.mark_errored(reason, out),
-            Want::Up => self.apply_restart_policy(&exit, Duration::ZERO, now, out),
+            Want::Up => self.apply_restart_policy(&run, now, out),
             Want::Down | Want::Gone => self.finish_stop(out),
         }
     }
 
     fn on_exited(&mut self, run: u32, exit: Exit, now: Moment, out: &mut Vec<Effect>) {
+        // How long a run that ended while no daemon was running took to become ready is unknown.
+        let ready = !matches!(self.status.state, State::Starting { .. });
         let (process, requested, phase) = match self.status.state {
             State::Starting { process, .. } | State::Online { process } | State::Draining { process } => {
                 (process, false, StopPhase::Killed)
@@ -326,7 +401,10 @@ impl Instance {
             }
         };
         out.push(Effect::Publish(Notice::Exited(exit.clone())));
-        self.record_run(process, exit, requested, now);
+        if !requested && !self.status.ready {
+            self.status.listens = Listens::Unknown; // it may have exited before it would have listened
+        }
+        self.record_run(process, exit, (requested, ready), now);
         self.record_kill(requested && phase == StopPhase::Killed);
         self.status.state = State::CleaningUp { process, requested, phase };
         out.push(Effect::CleanUpTree { process, mode: phase.clean_up() });
@@ -336,19 +414,37 @@ impl Instance {
         }
     }
 
-    fn on_tree_checked(&mut self, remaining: &[i32], now: Moment, out: &mut Vec<Effect>) {
+    fn on_tree_checked(
+        &mut self,
+        remaining: &[i32],
+        background: Option<String>,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
         let State::CleaningUp { process, requested, .. } = self.status.state else { return };
+        let last = self.status.history.back();
+        let (exit, uptime) = last.map_or((Exit::Unknown, 0), |run| (run.exit.clone(), run.uptime));
+        let uptime = Duration::from_millis(uptime);
         if !remaining.is_empty() {
+            if background::is_background_start(&exit, uptime) {
+                self.status.background = self.status.background.take().or(background);
+            }
             return; // checked again when an orphan exits, or when the timer fires
         }
+        let background = self.status.background.take();
         self.status.timer = None;
         out.push(Effect::ReleaseRun { run: process.run });
         match self.status.want {
             Want::Up if requested => self.spawn(true, now, out),
             Want::Up => {
-                let last = self.status.history.back();
-                let (exit, uptime) = last.map_or((Exit::Unknown, 0), |run| (run.exit.clone(), run.uptime));
-                self.apply_restart_policy(&exit, Duration::from_millis(uptime), now, out);
+                if let Some(program) = background {
+                    return self.mark_errored(background::reason(&program), out);
+                }
+                // The exit was recorded when the state was entered.
+                let Some(run) = self.status.history.back().cloned() else {
+                    return self.spawn(false, now, out);
+                };
+                self.apply_restart_policy(&run, now, out);
             }
             Want::Down | Want::Gone => self.finish_stop(out),
         }
@@ -407,7 +503,9 @@ impl Instance {
         self.status.timer = None;
         self.status.health_problem = None;
         self.status.ready = false;
+        self.status.queued = false;
         self.status.last_run += 1;
+        self.status.runs = self.status.runs.saturating_add(1);
         let run = self.status.last_run;
         self.status.state = State::Spawning { run, since: now, requested, stale: false };
         out.push(Effect::Publish(Notice::Launching));
@@ -440,9 +538,9 @@ impl Instance {
         }
     }
 
-    fn apply_restart_policy(&mut self, exit: &Exit, uptime: Duration, now: Moment, out: &mut Vec<Effect>) {
-        match restart_policy::decide(&self.spec.restart, &mut self.status.failure_history, exit, uptime, now)
-        {
+    fn apply_restart_policy(&mut self, run: &RunRecord, now: Moment, out: &mut Vec<Effect>) {
+        let end = RunEnd { exit: &run.exit, uptime: Duration::from_millis(run.uptime), ready: run.ready };
+        match restart_policy::decide(&self.spec.restart, &mut self.status.failure_history, end, now) {
             RestartDecision::RestartAfter(delay) if delay.is_zero() => {
                 self.status.restarts += 1;
                 self.spawn(false, now, out);
@@ -450,12 +548,13 @@ impl Instance {
             RestartDecision::RestartAfter(delay) => {
                 self.wait(delay, now, out);
             }
+            RestartDecision::Stop if self.status.queued => self.spawn(false, now, out),
             RestartDecision::Stop => self.finish_stop(out),
             RestartDecision::MarkErrored { restarts, window } => {
                 let seconds = window.as_secs();
                 let s = if restarts == 1 { "" } else { "s" };
                 self.mark_errored(
-                    format!("{restarts} unstable restart{s} within {seconds} s, last exit: {exit}"),
+                    format!("{restarts} unstable restart{s} within {seconds} s, last exit: {}", run.exit),
                     out,
                 );
             }
@@ -486,11 +585,19 @@ impl Instance {
         out.push(Effect::Publish(Notice::Errored(reason)));
     }
 
-    fn record_run(&mut self, process: RunProcess, exit: Exit, requested: bool, now: Moment) {
+    fn record_run(
+        &mut self,
+        process: RunProcess,
+        exit: Exit,
+        (requested, ready): (bool, bool),
+        now: Moment,
+    ) -> RunRecord {
         let RunProcess { run, pid, since, .. } = process;
         let uptime = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let reason = self.status.stop_reason.take();
-        self.status.push_run(RunRecord { at: now, run, pid, uptime, exit, requested, killed: false, reason });
+        let run = RunRecord { at: now, run, pid, uptime, exit, requested, ready, killed: false, reason };
+        self.status.push_run(run.clone());
+        run
     }
 
     fn record_kill(&mut self, killed: bool) {

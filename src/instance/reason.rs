@@ -36,7 +36,7 @@ impl Instance {
 
     /// Why the process has not become ready within `listen_timeout`.
     pub fn not_ready_reason(&self) -> String {
-        let seconds = self.spec.readiness.timeout.as_secs_f64();
+        let seconds = self.ready_timeout().as_secs_f64();
         match (self.spec.ready_signal(), &self.status.health_problem) {
             (ReadySignal::ProbePassed, Some(problem)) => {
                 format!("readiness probe did not succeed within {seconds} s (listen_timeout): {problem}")

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Instance;
 use super::event::{Effect, InstanceEvent};
 use super::state::{State, Want};
-use super::status::{InstanceStatus, RunId};
+use super::status::{InstanceStatus, Listens, RunId};
 use crate::spec::{AppSpec, EnvVars};
 use crate::time::Moment;
 
@@ -60,7 +60,12 @@ impl Replacement {
         now: Moment,
     ) -> Self {
         current.status.replace_error = None;
-        let status = InstanceStatus::new(current.status.last_run, now);
+        let mut status = InstanceStatus::new(current.status.last_run, now);
+        // A process with other settings may listen where the current one does not.
+        let is_same = current.spec == spec && current.inherited == inherited;
+        if is_same || current.status.listens != Listens::Never {
+            status.listens = current.status.listens;
+        }
         let instance = Instance { id: current.id, number: current.number, spec, inherited, status };
         let role = ReplacementRole::Incoming { probation_ends: None, forced_reason, earlier_runs };
         Self { instance, role }
@@ -120,7 +125,7 @@ impl Replacement {
 
     /// Extends the probation until the process must listen. None if that time is over.
     pub fn extend_probation(&mut self, now: Moment) -> Option<u64> {
-        let timeout = self.instance.spec.readiness.timeout;
+        let timeout = self.instance.ready_timeout();
         let ReplacementRole::Incoming { probation_ends, .. } = &mut self.role else { return None };
         let State::Online { process } = &self.instance.status.state else { return None };
         let deadline = process.since.plus(timeout);

@@ -135,7 +135,7 @@ impl StopPhase {
 /// How the remaining processes of a tree are ended. `Kill` is greater than `Terminate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CleanUp {
-    /// By SIGTERM.
+    /// By the stop signal.
     Terminate,
     /// By SIGKILL.
     Kill,

@@ -21,6 +21,12 @@ pub struct InstanceStatus {
     pub state: State,
     /// Restarts since the instance was added or reset.
     pub restarts: u32,
+    /// Runs since the instance was added or reset.
+    #[serde(default)]
+    pub runs: u32,
+    /// A schedule has requested another run, which starts once the current one has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub queued: bool,
     /// Recent failures, for the restart policy.
     #[serde(alias = "failures")]
     pub failure_history: FailureHistory,
@@ -39,9 +45,15 @@ pub struct InstanceStatus {
     /// The latest run listened, or reported that it is ready.
     #[serde(default)]
     pub ready: bool,
+    /// Whether former runs listened on a shared port, and when.
+    #[serde(default)]
+    pub listens: Listens,
     /// Why the probe of the latest run failed.
     #[serde(default, alias = "problem", skip_serializing_if = "Option::is_none")]
     pub health_problem: Option<String>,
+    /// The program of the latest run that put itself into the background, while it is being stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<String>,
     /// Why the last attempt to replace the process failed.
     #[serde(default, alias = "refused", skip_serializing_if = "Option::is_none")]
     pub replace_error: Option<String>,
@@ -54,6 +66,8 @@ impl InstanceStatus {
             want: Want::Down,
             state: State::Stopped,
             restarts: 0,
+            runs: 0,
+            queued: false,
             failure_history: FailureHistory::default(),
             history: VecDeque::new(),
             created: now,
@@ -61,7 +75,9 @@ impl InstanceStatus {
             timer: None,
             stop_reason: None,
             ready: false,
+            listens: Listens::default(),
             health_problem: None,
+            background: None,
             replace_error: None,
         }
     }
@@ -74,9 +90,9 @@ impl InstanceStatus {
         }
     }
 
-    /// The exit of the first run after `run` that ended without a request.
-    pub fn exit_after(&self, run: u32) -> Option<&Exit> {
-        self.history.iter().find(|record| record.run > run && !record.requested).map(|record| &record.exit)
+    /// The first run after `run` that ended without a request.
+    pub fn ended_after(&self, run: u32) -> Option<&RunRecord> {
+        self.history.iter().find(|record| record.run > run && !record.requested)
     }
 
     /// Prepares the status for the first start after a boot: nothing runs; counters and history stay. `last_run` is
@@ -87,6 +103,19 @@ impl InstanceStatus {
         self.last_run = self.last_run.max(last_run);
         self.failure_history = FailureHistory::default();
     }
+}
+
+/// What is known about the listening sockets of an app that shares ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listens {
+    /// No run has lasted long enough to tell.
+    #[default]
+    Unknown,
+    /// The last run did not listen within `listen_timeout`.
+    Never,
+    /// A run listened this many milliseconds after its start.
+    After(u64),
 }
 
 /// A former run in the history.
@@ -105,11 +134,19 @@ pub struct RunRecord {
     /// The exit followed a stop or restart.
     #[serde(alias = "asked")]
     pub requested: bool,
+    /// The run had become ready.
+    #[serde(default = "was_ready")]
+    pub ready: bool,
     /// The process, or one of its tree, did not exit within `kill_timeout` and was killed.
     pub killed: bool,
     /// Why the process was stopped, if not by a command.
     #[serde(alias = "why")]
     pub reason: Option<String>,
+}
+
+/// A run that was saved by a version that did not record readiness.
+fn was_ready() -> bool {
+    true
 }
 
 /// One run of one instance. Unique for as long as the state of the daemon is kept.

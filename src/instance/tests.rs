@@ -22,7 +22,7 @@ fn exited(run: u32, code: i32) -> InstanceEvent {
 }
 
 fn tree_checked(run: u32) -> InstanceEvent {
-    InstanceEvent::TreeChecked { run, remaining: vec![] }
+    InstanceEvent::TreeChecked { run, remaining: vec![], background: None }
 }
 
 fn online() -> Instance {
@@ -89,7 +89,7 @@ fn orphans_get_the_same_grace_period() {
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Terminate, .. }))
     );
-    api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55] }, at(101));
+    api.handle(InstanceEvent::TreeChecked { run: 1, remaining: vec![55], background: None }, at(101));
     assert!(matches!(api.status.state, State::CleaningUp { .. }));
     let effects = api.handle(InstanceEvent::TimerFired { at: 10_000 }, at(10_000));
     assert!(effects.iter().any(|effect| matches!(effect, Effect::CleanUpTree { mode: CleanUp::Kill, .. })));
@@ -123,7 +123,7 @@ fn failed_start_is_reported_if_requested_and_retried_otherwise() {
     api.handle(exited(1, 1), at(5000));
     api.handle(tree_checked(1), at(5000));
     let effects = api.handle(InstanceEvent::SpawnFailed { run: 2, failure }, at(5001));
-    assert!(spawns(&effects), "the first early failure is retried at once: {effects:?}");
+    assert!(matches!(api.status.state, State::Waiting { .. }), "it is retried: {effects:?}");
 }
 
 #[test]
@@ -173,6 +173,64 @@ fn crash_loop_ends_errored_with_reason() {
         }
     }
     panic!("never errored");
+}
+
+fn cluster() -> Instance {
+    let mut api = instance(|spec| spec.hold_port = true);
+    api.handle(InstanceEvent::Start, at(0));
+    api.handle(spawned(1), at(0));
+    assert_eq!(api.status.timer, Some(3000));
+    api
+}
+
+/// Lets the current run exit, and the next one start at `now`.
+fn restart_after_exit(api: &mut Instance, now: u64) {
+    let run = api.status.last_run;
+    api.handle(exited(run, 1), at(now));
+    api.handle(tree_checked(run), at(now));
+    if let State::Waiting { until } = api.status.state {
+        api.handle(InstanceEvent::TimerFired { at: until }, at(now));
+    }
+    api.handle(spawned(run + 1), at(now));
+}
+
+#[test]
+fn app_that_listened_late_gets_more_time() {
+    let mut api = cluster();
+    api.handle(InstanceEvent::TimerFired { at: 3000 }, at(3000));
+    assert!(api.is_online() && !api.status.ready);
+    api.handle(InstanceEvent::Listening { run: 1 }, at(5000));
+    assert_eq!(api.ready_timeout(), Duration::from_secs(15));
+    restart_after_exit(&mut api, 60_000);
+    assert!(matches!(api.status.state, State::Starting { .. }));
+    assert_eq!(api.status.timer, Some(75_000));
+}
+
+#[test]
+fn app_that_listens_nowhere_is_not_waited_for_again() {
+    let mut api = cluster();
+    api.handle(InstanceEvent::TimerFired { at: 3000 }, at(3000));
+    api.handle(InstanceEvent::Restart(None), at(60_000));
+    api.handle(exited(1, 0), at(60_000));
+    api.handle(tree_checked(1), at(60_000));
+    api.handle(spawned(2), at(60_000));
+    assert!(api.is_online());
+    // It may have exited before it would have listened.
+    restart_after_exit(&mut api, 61_000);
+    assert!(matches!(api.status.state, State::Starting { .. }));
+}
+
+#[test]
+fn exit_before_readiness_is_recorded_as_such() {
+    let mut api = cluster();
+    restart_after_exit(&mut api, 1300);
+    api.handle(InstanceEvent::Listening { run: 2 }, at(1400));
+    restart_after_exit(&mut api, 4000);
+    let ready: Vec<bool> = api.status.history.iter().map(|run| run.ready).collect();
+    assert_eq!(ready, [false, true]);
+    assert_eq!(api.failed_runs(at(4000)), 2);
+    api.handle(InstanceEvent::Listening { run: 3 }, at(4100));
+    assert_eq!(api.failed_runs(at(40_000)), 0, "the run is healthy");
 }
 
 #[test]

@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{
-    self, Account, AppSpec, Autoscale, Balance, EnvFilter, EnvVars, ExecMode, Launcher, Limits, LogFormat,
-    LogPath, LogSpec, PortOptions, ProbeAction, RestartDelay, RestartPolicy, StopPolicy, WatchSpec, WhenFull,
-    origin,
+    self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, KillMode, Launcher,
+    Limits, LogFormat, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy,
+    StopPolicy, WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
@@ -25,6 +25,9 @@ pub struct App {
     /// Namespace, for selection.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Container image, for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Absolute path of the program or script; or a name that is looked up in the `PATH` of the app at each
     /// start; or a shell command with the launcher `shell`.
     pub script: String,
@@ -75,9 +78,9 @@ pub struct App {
     /// Start it when it is added.
     #[serde(default = "default_true")]
     pub autostart: bool,
-    /// Apps that must be online before this one starts, and that stop after it.
+    /// Apps that must be ready, or have completed, before this one starts, and that stop after it.
     #[serde(default)]
-    pub depends_on: Vec<String>,
+    pub depends_on: Vec<Dependency>,
     /// Restart policy.
     #[serde(default)]
     pub restart: AppRestart,
@@ -105,6 +108,12 @@ pub struct App {
     /// Restart on this cron schedule: five fields, or six with seconds first.
     #[serde(default)]
     pub cron_restart: Option<String>,
+    /// Time zone of the schedule; that of the machine if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What the schedule does while the previous run has not ended.
+    #[serde(default, skip_serializing_if = "Overlap::is_default")]
+    pub overlap: Overlap,
     /// Restart when the process tree uses more memory.
     #[serde(default)]
     pub max_memory_restart: Option<u64>,
@@ -166,8 +175,8 @@ pub struct AppStop {
     pub signal: String,
     /// Time from the signal to SIGKILL.
     pub timeout: u64,
-    /// Signal the whole process tree.
-    pub whole_tree: bool,
+    /// Which processes get the signal.
+    pub mode: KillMode,
     /// Send the message `shutdown` over the Node.js channel instead of the signal.
     pub by_message: bool,
 }
@@ -337,13 +346,13 @@ macro_rules! convert {
 
 convert!(AppSpec, App:
     same name namespace script launcher args cwd env filter_env instances exec_mode hold_port balance listen ports
-        autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart
+        image autoscale instance_var increment_var account autostart depends_on watchdog pid_file watch cron_restart timezone overlap
         max_memory_restart limits version source origin;
     into restart stop readiness logs; optional health; millis; renamed);
 convert!(RestartPolicy, AppRestart:
     same autorestart max_restarts stop_exit_codes; into delay; optional; millis min_uptime window; renamed);
 convert!(StopPolicy, AppStop:
-    same signal; into; optional; millis timeout; renamed whole_tree => whole_tree by_message => by_message);
+    same signal mode; into; optional; millis timeout; renamed by_message => by_message);
 convert!(spec::Readiness, AppReadiness:
     same wait_ready; into; optional probe; millis timeout; renamed);
 convert!(spec::Probe, AppProbe:

@@ -44,6 +44,9 @@ pub struct StartRequest {
     /// What to do if an app of the same name exists.
     #[serde(default)]
     pub existing: Existing,
+    /// Respond when the programs are executed, without waiting until they are ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_wait: bool,
 }
 
 /// An inherited environment; `Debug` shows names only.
@@ -86,7 +89,7 @@ impl StartRequest {
     /// Starts these apps with the environment of this process.
     pub fn from_current_env(apps: impl IntoIterator<Item = AppSpec>) -> Self {
         let (inherited, _) = InheritedEnv::from_current();
-        Self { apps: apps.into_iter().collect(), inherited, existing: Existing::default() }
+        Self { apps: apps.into_iter().collect(), inherited, existing: Existing::default(), no_wait: false }
     }
 }
 
@@ -118,6 +121,9 @@ pub struct ActionRequest {
     #[serde(default)]
     #[schemars(with = "Option<serde_json::Map<String, serde_json::Value>>")]
     pub changes: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Respond when the programs are executed, without waiting until they are ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_wait: bool,
 }
 
 /// What to do with the selected instances.
@@ -206,6 +212,23 @@ pub enum ScaleTo {
     Add(u32),
     /// Decrease by.
     Remove(u32),
+}
+
+/// Changes the number of instances of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ScaleRequest {
+    /// The number.
+    #[serde(flatten)]
+    pub to: ScaleTo,
+    /// Respond when the programs are executed, without waiting until they are ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_wait: bool,
+}
+
+impl From<ScaleTo> for ScaleRequest {
+    fn from(to: ScaleTo) -> Self {
+        Self { to, no_wait: false }
+    }
 }
 
 /// Selects instances for a description.

@@ -55,6 +55,12 @@ pub enum DisplayStatus {
     Waiting,
     /// Restart limit reached.
     Errored,
+    /// A job that has ended successfully.
+    Completed,
+    /// A job that has failed.
+    Failed,
+    /// A job that does not run, and is started by its schedule.
+    Scheduled,
 }
 
 impl DisplayStatus {
@@ -67,6 +73,25 @@ impl DisplayStatus {
             Self::Stopped => "stopped",
             Self::Waiting => "waiting restart",
             Self::Errored => "errored",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Scheduled => "scheduled",
+        }
+    }
+
+    /// The name in PM2, which has no jobs.
+    pub fn in_pm2(self) -> &'static str {
+        match self {
+            Self::Completed | Self::Failed | Self::Scheduled => Self::Stopped.as_str(),
+            other => other.as_str(),
+        }
+    }
+
+    /// Whether no process runs, and none follows by the restart policy.
+    pub fn is_down(self) -> bool {
+        match self {
+            Self::Stopped | Self::Errored | Self::Completed | Self::Failed | Self::Scheduled => true,
+            Self::Launching | Self::Online | Self::Stopping | Self::Waiting => false,
         }
     }
 }
@@ -99,6 +124,21 @@ pub struct InstanceView {
     pub restarts: u32,
     /// Unstable restarts within the restart window.
     pub unstable_restarts: u32,
+    /// Runs since it was added or reset.
+    #[serde(default)]
+    pub runs: u32,
+    /// When its schedule (`cron_restart`) is due next, in milliseconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next_run: Option<u64>,
+    /// The last run ended by itself, and not successfully.
+    #[serde(default)]
+    pub last_run_failed: bool,
+    /// Unexpected exits since it was last healthy; 0 once it has been up for a while.
+    #[serde(default)]
+    pub failed_runs: u32,
+    /// How the last run ended.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_exit: Option<Exit>,
     /// CPU usage of the process tree, in percent of a core.
     pub cpu: f32,
     /// Memory of the process tree in bytes; shared pages are counted once.
@@ -110,6 +150,12 @@ pub struct InstanceView {
     pub user: String,
     /// Whether it is restarted when files change.
     pub watching: bool,
+    /// Whether its liveness probe passes; absent without a probe, and if it is not online.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub healthy: Option<bool>,
+    /// Script, program or shell command.
+    #[serde(default)]
+    pub script: String,
     /// Version of the app.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
@@ -363,6 +409,8 @@ pub enum EventKind {
     Stopped,
     /// Restart scheduled.
     RestartScheduled,
+    /// A scheduled run was skipped or queued, because the previous one has not ended.
+    Overlapped,
     /// Restart limit reached.
     Errored,
     /// Deleted.

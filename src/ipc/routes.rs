@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::query::{PATH_ENCODE_SET, Query, QueryParameter, QueryString, parse_value, percent_decode};
 use super::request::{
     Action, ActionRequest, ApiError, DescribeQuery, ErrorCode, FlushRequest, InputRequest, LogQuery,
-    MessageRequest, ReloadRequest, SaveRequest, ScaleTo, SignalRequest, StartRequest, TriggerRequest,
+    MessageRequest, ReloadRequest, SaveRequest, ScaleRequest, SignalRequest, StartRequest, TriggerRequest,
     UpgradeRequest, invalid,
 };
 use super::response::{
@@ -67,7 +67,7 @@ macro_rules! with_routes {
                 example r#"{"apps":[{"name":"api","script":"/srv/api/run","cwd":"/srv/api"}]}"# as start_apps
                 => json ActionReport, Keyed;
             /// Change the number of instances of an app
-            Scale(name: path String, to: body ScaleTo): POST "/v1/apps/{name}/scale" example r#"{"exactly":4}"# as scale
+            Scale(name: path String, to: body ScaleRequest): POST "/v1/apps/{name}/scale" example r#"{"exactly":4}"# as scale
                 => json ActionReport, Keyed;
             /// Start, stop, restart, delete or reset the selected instances
             Act(action: path Action, on: body ActionRequest): POST "/v1/instances/{action}" example r#"{"select":["api"]}"# as act
@@ -359,6 +359,18 @@ impl Request {
             expect_empty(body)?;
         }
         (route.decode)(&RequestParts { segment, query, body })
+    }
+}
+
+impl Request {
+    /// Makes the daemon respond without waiting until started processes are ready.
+    pub(crate) fn do_not_wait(&mut self) {
+        match self {
+            Self::Start(request) => request.no_wait = true,
+            Self::Act(_, request) => request.no_wait = true,
+            Self::Scale(_, request) => request.no_wait = true,
+            _ => {}
+        }
     }
 }
 

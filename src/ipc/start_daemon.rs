@@ -16,6 +16,7 @@ use super::routes::Request;
 use crate::path_error::PathError;
 use crate::paths::Home;
 use crate::process::memfd;
+use crate::settings::RsmSettings;
 
 #[cfg(test)]
 mod tests;
@@ -127,6 +128,9 @@ async fn connect_or_spawn(
         return Ok((client, false));
     }
     home.check_access().map_err(ClientError::UnsafeHome)?;
+    if home.is_new() {
+        let _ = RsmSettings::default().save(home); // the next line reports why the home cannot be created
+    }
     home.create().map_err(PathError::context("create", home.path()))?;
     // Two commands at the same time start one daemon: the second one finds it when it gets the lock.
     let _lock = lock(home).await?;

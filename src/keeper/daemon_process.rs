@@ -72,6 +72,7 @@ pub fn start(
         fds: vec![1, 2, CHANNEL_FD, LISTENER_FD],
         supervised_calls: None,
         limits: None,
+        tag: None,
         listen_pid: false,
     };
     let fds =

@@ -3,14 +3,15 @@
 //! While the leader of a run is running, its tree consists of its descendants. When it exits, the kernel
 //! reparents the rest to the keeper, the nearest subreaper. The keeper's children belong to a run if their
 //! session or process group is the pid of its leader, which the kernel does not reuse while a member exists,
-//! or if they have its run marker in their environment. A process that created a session, cleared its
-//! environment and lost its parent is not found.
+//! if they have its tag (see [`super::run_tag`]), or if they have its run marker in their environment.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::proc::environ::env_var;
 use super::proc::stat::{Stat, all_pids, children, comm};
+use super::proc::status;
 use super::process_ref::ProcessRef;
+use super::run_tag::RunTag;
 
 /// Maximum number of scans of the keeper's children while new ones appear.
 const MAX_SCANS: u32 = 16;
@@ -22,7 +23,22 @@ const DAEMON_NAME: &str = "rsm-daemon";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TreeMember {
     pub process: ProcessRef,
+    pub parent: i32,
     pub group: i32,
+    pub session: i32,
+    /// It is exiting: it executes no program any more, unless another thread of it is running.
+    pub is_exiting: bool,
+    /// False if it is exiting and its run cannot be determined: it is then a member of each run.
+    pub is_assigned: bool,
+}
+
+impl TreeMember {
+    fn new(pid: i32, stat: Stat) -> Self {
+        let process = ProcessRef { pid, start_time: stat.start_time };
+        let is_exiting = stat.exiting && stat.threads <= 1;
+        let Stat { parent, group, session, .. } = stat;
+        Self { process, parent, group, session, is_exiting, is_assigned: true }
+    }
 }
 
 /// A run whose leader has exited.
@@ -61,6 +77,11 @@ impl RunMarker {
         format!("{run}@{}", self.owner)
     }
 
+    /// The tag of the processes of a run.
+    pub fn tag(&self, run: u64) -> RunTag {
+        RunTag::new(&self.value(run))
+    }
+
     /// The run in the environment of a process.
     fn run_of(&self, pid: i32) -> Option<u64> {
         let value = env_var(pid, self.name)?;
@@ -71,11 +92,26 @@ impl RunMarker {
 
 /// All runs that have a process with this marker, each with its leader: the oldest session leader. `None` if
 /// no process of the run is a session leader: the leader has exited.
-pub fn find_marked(marker: &RunMarker) -> BTreeMap<u64, Option<ProcessRef>> {
+///
+/// Any user can start processes with any marker. `users` are those as whom apps run; processes of other users are
+/// ignored, and `is_user` tells whether a run can have processes of a user.
+pub fn find_marked(
+    marker: &RunMarker,
+    users: &HashSet<u32>,
+    is_user: impl Fn(u64, u32) -> bool,
+) -> BTreeMap<u64, Option<ProcessRef>> {
     let mut runs: BTreeMap<u64, Option<ProcessRef>> = BTreeMap::new();
     for pid in all_pids() {
         let Some(stat) = Stat::of(pid).ok().filter(|stat| !stat.is_dead()) else { continue };
+        let Some(ids) = status::user_ids(pid).filter(|ids| ids.iter().all(|id| users.contains(id))) else {
+            continue;
+        };
         let Some(run) = marker.run_of(pid) else { continue };
+        // Processes of runs of previous versions have no tag.
+        let has_own_tag = RunTag::of(pid).is_none_or(|tag| tag == marker.tag(run));
+        if !has_own_tag || !ids.iter().all(|id| is_user(run, *id)) {
+            continue;
+        }
         let oldest = runs.entry(run).or_default();
         let older = |other: ProcessRef| (stat.start_time, pid) < (other.start_time, other.pid);
         if stat.session == pid && oldest.is_none_or(older) {
@@ -104,52 +140,64 @@ fn collect_descendants(pid: i32, found: &mut Vec<TreeMember>, seen: &mut HashSet
             continue;
         }
         if !stat.is_dead() {
-            let process = ProcessRef { pid, start_time: stat.start_time };
-            found.push(TreeMember { process, group: stat.group });
+            found.push(TreeMember::new(pid, stat));
         }
         next.extend(children(pid, stat.threads));
     }
 }
 
-/// The remaining processes of each of these runs. `live` contains the leaders of running runs. One scan of
-/// the keeper's children serves all runs.
+/// The remaining processes of each of these runs, parents before their children. `live` contains the leaders of running
+/// runs. One scan of the keeper's children serves all runs.
+///
+/// In a search among all processes, tags and markers count only in processes of `users`, of the user of rsm and of the
+/// users of running leaders: any other user can start processes with any marker.
 pub fn find_remaining(
     keeper: i32,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+    users: &HashSet<u32>,
+) -> HashMap<u64, Vec<TreeMember>> {
     let (own, foreign): (Vec<EndedRun>, Vec<EndedRun>) =
         runs.iter().partition(|run| run.orphans == OrphanScope::KeeperChildren);
     let mut remaining = HashMap::new();
     if !own.is_empty() {
-        remaining.extend(find_adopted(|| children(keeper, 1), &own, marker, live));
+        remaining.extend(find_adopted(|| children(keeper, 1), |_| true, &own, marker, live));
     }
     if !foreign.is_empty() {
         let is_candidate = |pid: &i32| *pid != keeper && *pid > 1;
         let scan = || all_pids().into_iter().filter(is_candidate).collect();
-        remaining.extend(find_adopted(scan, &foreign, marker, live));
+        let mut users = users.clone();
+        users.insert(nix::unistd::geteuid().as_raw());
+        let leaders = foreign.iter().map(|run| run.leader.pid).chain(live.iter().copied());
+        users.extend(leaders.filter_map(status::user_ids).flatten());
+        let is_trusted =
+            |pid| status::user_ids(pid).is_some_and(|ids| ids.iter().all(|id| users.contains(id)));
+        remaining.extend(find_adopted(scan, is_trusted, &foreign, marker, live));
     }
     // A leader whose keeper has died may still be running.
     for run in runs {
         for member in if run.leader.is_running() { tree_members(run.leader) } else { Vec::new() } {
-            remaining.entry(run.run).or_default().push(member.process);
+            remaining.entry(run.run).or_default().push(member);
         }
     }
+    // A scan of all processes may list a child before its parent.
+    remaining.values_mut().for_each(|members| members.sort_by_key(|member| member.process.start_time));
     remaining
 }
 
 /// The processes of these runs among the results of `scan`, with their descendants.
 fn find_adopted(
     scan: impl Fn() -> Vec<i32>,
+    is_trusted: impl Fn(i32) -> bool,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+) -> HashMap<u64, Vec<TreeMember>> {
     let mut pids = scan();
     let mut remaining = HashMap::new();
     for _ in 0..MAX_SCANS {
-        remaining = group_by_run(&pids, runs, marker, live);
+        remaining = group_by_run(&pids, &is_trusted, runs, marker, live);
         // A process that exited after the scan may have left its children to the keeper since.
         let new_pids = scan();
         let has_new = new_pids.iter().any(|child| !live.contains(child) && !pids.contains(child));
@@ -163,18 +211,20 @@ fn find_adopted(
 
 fn group_by_run(
     pids: &[i32],
+    is_trusted: impl Fn(i32) -> bool,
     runs: &[EndedRun],
     marker: &RunMarker,
     live: &HashSet<i32>,
-) -> HashMap<u64, Vec<ProcessRef>> {
+) -> HashMap<u64, Vec<TreeMember>> {
     // A run without a known leader has no session. Session 0 is that of kernel threads, and of processes
     // whose session leader is outside of this container.
     let verified =
         runs.iter().filter(|run| run.orphans != OrphanScope::SystemUnverified && run.leader.pid > 1);
     let by_leader: HashMap<i32, u64> = verified.map(|run| (run.leader.pid, run.run)).collect();
     let at_keeper = runs.iter().all(|run| run.orphans == OrphanScope::KeeperChildren);
+    let by_tag: HashMap<RunTag, u64> = runs.iter().map(|run| (marker.tag(run.run), run.run)).collect();
     let numbers: HashSet<u64> = runs.iter().map(|run| run.run).collect();
-    let mut remaining: HashMap<u64, Vec<ProcessRef>> = HashMap::new();
+    let mut remaining: HashMap<u64, Vec<TreeMember>> = HashMap::new();
     let mut seen = HashSet::new();
     // The daemon is also a child of the keeper. It belongs to no app, even if it has a run marker because it
     // was started from an app of another keeper.
@@ -182,21 +232,26 @@ fn group_by_run(
     for child in pids.iter().copied().filter(|child| *child != me && !live.contains(child)) {
         let Ok(stat) = Stat::of(child) else { continue };
         let by_session = by_leader.get(&stat.session).or_else(|| by_leader.get(&stat.group)).copied();
-        let by_marker = || marker.run_of(child).filter(|run| numbers.contains(run));
-        if let Some(run) = by_session.or_else(by_marker) {
+        if by_session.is_none() && (stat.is_dead() || !is_trusted(child)) {
+            continue;
+        }
+        let tag = if by_session.is_none() { RunTag::of(child) } else { None };
+        let by_tag = tag.and_then(|tag| by_tag.get(&tag)).copied();
+        // Reading an environment is expensive, so only that of a process whose limits were changed is read.
+        let by_marker = || marker.run_of(child).filter(|run| tag.is_none() && numbers.contains(run));
+        if let Some(run) = by_session.or(by_tag).or_else(by_marker) {
             let mut found = Vec::new();
             collect_descendants(child, &mut found, &mut seen);
-            remaining.entry(run).or_default().extend(found.into_iter().map(|member| member.process));
-        } else if at_keeper
-            && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
+            remaining.entry(run).or_default().extend(found);
+        } else if at_keeper && tag.is_none() && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
             && comm(child) != DAEMON_NAME
         {
             // Its run cannot be determined any more, and its children are not reparented yet: until then, no
             // run is complete. It is read again here because it may have begun to exit after the first read,
             // so that its environment could not be read.
-            let process = ProcessRef { pid: child, start_time: stat.start_time };
             for run in runs {
-                remaining.entry(run.run).or_default().push(process);
+                let member = TreeMember { is_assigned: false, ..TreeMember::new(child, stat) };
+                remaining.entry(run.run).or_default().push(member);
             }
         }
     }
@@ -214,7 +269,8 @@ mod tests {
         let me = std::process::id().cast_signed();
         let find = |orphans| {
             let runs = [EndedRun { run, leader: app.leader(), orphans }];
-            find_remaining(me, &runs, &marker(), &HashSet::new()).remove(&run).unwrap_or_default()
+            let found = find_remaining(me, &runs, &marker(), &HashSet::new(), &HashSet::new()).remove(&run);
+            found.unwrap_or_default().into_iter().map(|member| member.process).collect::<Vec<_>>()
         };
         let found = find(OrphanScope::KeeperChildren);
         assert_eq!(find(OrphanScope::System), found);
@@ -271,7 +327,7 @@ mod tests {
         let leader = ProcessRef { pid: 0, start_time: 0 };
         let runs = [EndedRun { run: u64::MAX, leader, orphans: OrphanScope::System }];
         assert!(
-            find_remaining(1, &runs, &marker(), &HashSet::new()).is_empty(),
+            find_remaining(1, &runs, &marker(), &HashSet::new(), &HashSet::new()).is_empty(),
             "kernel threads have session 0"
         );
     }
@@ -286,15 +342,18 @@ mod tests {
         let orphans = OrphanScope::KeeperChildren;
         let runs = [EndedRun { run: number(&app), leader: app.leader(), orphans }];
         let live = HashSet::from([orphan.pid]);
-        assert!(find_remaining(std::process::id().cast_signed(), &runs, &marker(), &live).is_empty());
+        assert!(
+            find_remaining(std::process::id().cast_signed(), &runs, &marker(), &live, &HashSet::new())
+                .is_empty()
+        );
         // Without a verified leader only the marker counts.
         let runs = [EndedRun { orphans: OrphanScope::SystemUnverified, ..runs[0] }];
         let by_marker = |owner| {
             let marker = RunMarker { owner: String::from(owner), ..marker() };
-            find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new())
+            find_remaining(std::process::id().cast_signed(), &runs, &marker, &HashSet::new(), &HashSet::new())
                 .remove(&number(&app))
         };
-        assert_eq!(by_marker("/fixture"), Some(vec![orphan]));
-        assert_eq!(by_marker("/another"), None);
+        assert_eq!(by_marker("/fixture").unwrap()[0].process, orphan);
+        assert!(by_marker("/another").is_none());
     }
 }

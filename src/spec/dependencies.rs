@@ -2,9 +2,64 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// An app that must have reached a condition before another one starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(from = "DependencyForm", into = "DependencyForm")]
+#[schemars(with = "DependencyForm")]
+pub struct Dependency {
+    /// Name of the app.
+    pub app: String,
+    /// What it must have reached.
+    pub condition: Condition,
+}
+
+/// What a dependency must have reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// It runs.
+    Started,
+    /// It is ready. A job, which ends by itself, must not have failed.
+    #[default]
+    Ready,
+    /// It has ended, successfully.
+    Completed,
+}
+
+/// A dependency as it is written: a name, or a table with the condition.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+enum DependencyForm {
+    /// The name of an app that must be ready.
+    Name(String),
+    /// An app and a condition.
+    Table { app: String, condition: Condition },
+}
+
+impl From<DependencyForm> for Dependency {
+    fn from(form: DependencyForm) -> Self {
+        match form {
+            DependencyForm::Name(app) => Self { app, condition: Condition::default() },
+            DependencyForm::Table { app, condition } => Self { app, condition },
+        }
+    }
+}
+
+impl From<Dependency> for DependencyForm {
+    fn from(Dependency { app, condition }: Dependency) -> Self {
+        match condition {
+            Condition::Ready => Self::Name(app),
+            Condition::Started | Condition::Completed => Self::Table { app, condition },
+        }
+    }
+}
+
 /// Apps that depend on each other: each on the next one, the last one on the first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("dependency cycle: {} → {}", .0.join(" → "), .0[0])]
+#[error("dependency cycle: {} → {}", .0.join(" → "), .0.first().map_or("", String::as_str))]
 pub struct DependencyCycle(pub Vec<String>);
 
 /// Groups apps into layers: an app depends only on apps of earlier layers. Dependencies that are not in
@@ -62,6 +117,15 @@ mod tests {
             apps(&[("api", &["redis", "db"]), ("db", &[]), ("redis", &[]), ("web", &["api", "elsewhere"])]);
         assert_eq!(start_layers(&apps).unwrap(), [vec!["db", "redis"], vec!["api"], vec!["web"]]);
         assert!(start_layers(&BTreeMap::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn ready_dependency_is_a_name() {
+        let json = r#"["db",{"app":"migrate","condition":"completed"}]"#;
+        let both: Vec<Dependency> = serde_json::from_str(json).unwrap();
+        assert_eq!(both[0].condition, Condition::Ready);
+        assert_eq!(both[1], Dependency { app: "migrate".into(), condition: Condition::Completed });
+        assert_eq!(serde_json::to_string(&both).unwrap(), json);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub mod dependencies;
+mod known_programs;
 pub mod limits;
 pub mod origin;
 mod patch;
@@ -22,8 +23,10 @@ mod probe;
 mod rotation;
 mod runtime;
 
+pub use dependencies::{Condition, Dependency};
+pub use known_programs::known_program;
 pub use limits::Limits;
-pub use policy::{Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
+pub use policy::{KillMode, Overlap, Readiness, ReadySignal, RestartDelay, RestartPolicy, StopPolicy};
 pub use probe::{Autoscale, PortOptions, Probe, ProbeAction};
 pub use rotation::{Rotation, WhenFull};
 pub use runtime::{Runtime, runtime_of};
@@ -55,6 +58,9 @@ pub struct AppSpec {
     /// Namespace, to select groups of apps.
     #[serde(default = "default_namespace")]
     pub namespace: String,
+    /// Container image, for exports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Absolute path of the program or script, a name that is looked up in the `PATH` of the app at each
     /// start, or a shell command (with [`Launcher::Shell`]).
     pub script: String,
@@ -106,9 +112,9 @@ pub struct AppSpec {
     /// Start the app when it is added.
     #[serde(default = "default_true")]
     pub autostart: bool,
-    /// Dependencies: apps that must be online before this one starts, and that are stopped after it.
+    /// Dependencies: apps that must be ready, or have completed, before this one starts, and that are stopped after it.
     #[serde(default)]
-    pub depends_on: Vec<String>,
+    pub depends_on: Vec<Dependency>,
     /// Restart policy.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -136,6 +142,12 @@ pub struct AppSpec {
     /// Cron schedule for restarts: five fields, or six with leading seconds.
     #[serde(default)]
     pub cron_restart: Option<String>,
+    /// Time zone of the schedule; that of the machine if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timezone: Option<String>,
+    /// What the schedule does while the previous run has not ended.
+    #[serde(default, skip_serializing_if = "Overlap::is_default")]
+    pub overlap: Overlap,
     /// Restart when the process tree uses more than this number of bytes.
     #[serde(default)]
     pub max_memory_restart: Option<u64>,
@@ -329,11 +341,22 @@ impl AppSpec {
         }
     }
 
+    /// Whether it runs to its end: it is not restarted, or only until it has succeeded.
+    pub fn is_job(&self) -> bool {
+        !self.restart.autorestart || self.restart.stop_exit_codes.contains(&0)
+    }
+
+    /// The names of the apps that it depends on.
+    pub fn dependency_names(&self) -> Vec<String> {
+        self.depends_on.iter().map(|dependency| dependency.app.clone()).collect()
+    }
+
     /// An app with all defaults: `script`, executed directly in `cwd`.
     pub fn new(name: impl Into<String>, script: impl Into<String>, cwd: impl Into<PathBuf>) -> Self {
         Self {
             name: name.into(),
             namespace: default_namespace(),
+            image: None,
             script: script.into(),
             launcher: Launcher::Direct,
             args: Vec::new(),
@@ -361,6 +384,8 @@ impl AppSpec {
             pid_file: None,
             watch: None,
             cron_restart: None,
+            timezone: None,
+            overlap: Overlap::default(),
             max_memory_restart: None,
             limits: Limits::default(),
             version: None,

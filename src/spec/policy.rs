@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use super::known_programs::DEFAULT_STOP_SIGNAL;
 use super::{Probe, millis};
 
 /// Restart policy. Defaults are those of PM2 where it has them.
@@ -15,7 +16,7 @@ pub struct RestartPolicy {
     pub autorestart: bool,
     /// Maximum number of unstable restarts within `window`; then the app is errored.
     pub max_restarts: u32,
-    /// Minimum uptime in milliseconds; an earlier exit is unstable.
+    /// Minimum uptime in milliseconds; an exit that is earlier, or before readiness, is unstable.
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub min_uptime: Duration,
@@ -40,7 +41,7 @@ pub enum RestartDelay {
         Duration,
     ),
     /// Exponential backoff: the first unstable exit restarts immediately, then the delay is `initial`,
-    /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least `min_uptime`.
+    /// multiplied by 1.5 each time, up to 15 s. Reset by a run of at least 30 s and `min_uptime`.
     #[serde(alias = "after_first")]
     Backoff {
         /// Initial delay in milliseconds.
@@ -72,6 +73,26 @@ impl Default for RestartPolicy {
     }
 }
 
+/// What a schedule does while the previous run has not ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// The run is stopped, and the next one starts (as in PM2).
+    #[default]
+    Replace,
+    /// The run continues; the scheduled one is skipped.
+    Skip,
+    /// The run continues; another one starts once it has ended.
+    Queue,
+}
+
+impl Overlap {
+    /// Whether this is the default.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Stop policy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -82,20 +103,49 @@ pub struct StopPolicy {
     #[serde(with = "millis")]
     #[schemars(with = "u64")]
     pub timeout: Duration,
-    /// Send the stop signal to all processes of the tree, not only to the main process.
-    #[serde(alias = "tree")]
-    pub whole_tree: bool,
+    /// Which processes get the stop signal.
+    #[serde(alias = "whole_tree", alias = "tree", deserialize_with = "saved_kill_mode")]
+    pub mode: KillMode,
     /// Send `shutdown` on the Node.js IPC channel instead of the signal, if the app has one.
     #[serde(alias = "message")]
     pub by_message: bool,
 }
 
+/// Which processes of a tree get the stop signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KillMode {
+    /// The topmost process of each branch that handles the signal. Those below are left to it; what remains gets the
+    /// signal after it has exited.
+    #[default]
+    Topmost,
+    /// All processes at once.
+    All,
+    /// The main process. Processes that have left its session keep running after it.
+    Main,
+}
+
+/// Reads a kill mode, also as previous versions saved it: whether the whole tree gets the signal.
+fn saved_kill_mode<'de, D: Deserializer<'de>>(input: D) -> Result<KillMode, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Saved {
+        WholeTree(bool),
+        Mode(KillMode),
+    }
+    Ok(match Saved::deserialize(input)? {
+        Saved::WholeTree(false) => KillMode::Main,
+        Saved::WholeTree(true) => KillMode::default(),
+        Saved::Mode(mode) => mode,
+    })
+}
+
 impl Default for StopPolicy {
     fn default() -> Self {
         Self {
-            signal: "SIGINT".into(),
+            signal: DEFAULT_STOP_SIGNAL.into(),
             timeout: Duration::from_secs(10),
-            whole_tree: true,
+            mode: KillMode::default(),
             by_message: false,
         }
     }

@@ -167,6 +167,7 @@ fn calls_survive_killing_the_engine() {
             fds: vec![1, 2],
             supervised_calls: mechanism.supervised_calls(),
             limits: None,
+            tag: None,
             listen_pid: false,
         };
         let fds = vec![write.try_clone().unwrap().into(), write.into()];

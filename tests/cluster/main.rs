@@ -2,13 +2,16 @@
 
 #![allow(unsafe_code, missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod closed;
 mod killed;
 #[path = "../it/harness/load_client.rs"]
 #[allow(dead_code)]
 mod load_client;
+mod overlap;
 #[path = "../it/harness/ports.rs"]
 mod ports;
 mod programs;
+mod rights;
 mod supervisor;
 #[path = "../it/harness/wait.rs"]
 #[allow(dead_code)]

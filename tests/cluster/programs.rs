@@ -66,7 +66,7 @@ signal.pause()
 
 /// Tests whether its port is free, as `detect-port` does, then listens on all addresses.
 pub const PROBE: &str = r#"
-import os, socket, sys
+import os, signal, socket, sys
 port = int(sys.argv[1])
 for host in ("127.0.0.1", "0.0.0.0"):
     for listens in (False, True):
@@ -78,8 +78,15 @@ s = socket.socket()
 s.bind(("0.0.0.0", port))
 s.listen(64)
 print("probed", flush=True)
-while True:
-    c, _ = s.accept()
+go = True
+def stop(*_):
+    global go
+    go = False
+signal.signal(signal.SIGTERM, stop)
+s.settimeout(0.05)
+while go:
+    try: c, _ = s.accept()
+    except TimeoutError: continue
     c.recv(1000)
     c.sendall(b"HTTP/1.1 200 OK\r\n\r\nslot " + os.environ["SLOT"].encode())
     c.close()

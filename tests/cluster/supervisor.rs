@@ -141,6 +141,7 @@ impl Supervisor {
         let mut arguments = vec!["env".to_owned()];
         arguments.extend(argv.iter().map(|word| word.as_ref().to_owned()));
         let launch = LaunchSpec {
+            tag: None,
             program: "/usr/bin/env".into(),
             argv: arguments,
             env,

@@ -1,4 +1,4 @@
-//! `rsm conf autosave true`: the list is saved after each change.
+//! Autosave, on in new homes: the list is saved after each change.
 
 use std::collections::BTreeSet;
 
@@ -21,8 +21,6 @@ fn wait_saved(rsm: &Rsm, names: &[&str]) {
 fn saves_each_change_but_not_shutdown() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "one"]);
-    assert!(saved_names(&rsm).is_empty(), "autosave is off by default");
-    rsm.ok(&["conf", "autosave", "true"]);
     wait_saved(&rsm, &["one"]);
     rsm.ok(&["start", "sleep 1000", "--name", "two"]);
     wait_saved(&rsm, &["one", "two"]);
@@ -73,4 +71,32 @@ fn unset_turns_autosave_off() {
     rsm.ok(&["start", "sleep 1000", "--name", "two"]);
     rsm.ok(&["kill"]);
     assert_eq!(saved_names(&rsm), BTreeSet::from(["one".to_owned()]));
+}
+
+#[test]
+fn home_that_was_used_before_is_not_changed() {
+    let rsm = Rsm::new();
+    std::fs::create_dir(rsm.home()).unwrap();
+    std::fs::write(rsm.home().join("rsm.log"), "").unwrap();
+    rsm.ok(&["start", "sleep 1000", "--name", "one"]);
+    assert_eq!(rsm.ok(&["get", "autosave"]).stdout, "false\n");
+    rsm.ok(&["list"]).shows("the list is not saved (to start it at boot, also rsm startup): rsm save");
+    rsm.ok(&["conf", "autosave", "true"]);
+    wait_saved(&rsm, &["one"]);
+}
+
+#[test]
+fn saved_apps_are_not_lost_to_the_list_of_a_new_daemon() {
+    let rsm = Rsm::new();
+    rsm.ok(&["list"]).says("rsm is not running, and no apps are saved. To start an app: rsm start app.js");
+    rsm.ok(&["start", "sleep 1000", "--name", "one"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "two"]);
+    rsm.ok(&["kill"]);
+    rsm.ok(&["list"]).says("rsm is not running; 2 apps are saved. To start them: rsm resurrect");
+    rsm.ok(&["start", "sleep 1000", "--name", "three"]);
+    rsm.ok(&["kill"]);
+    assert_eq!(saved_names(&rsm), ["one", "two"].map(str::to_owned).into());
+    rsm.ok(&["start", "sleep 1000", "--name", "three"]);
+    rsm.ok(&["resurrect"]);
+    wait_saved(&rsm, &["one", "two", "three"]);
 }

@@ -159,7 +159,10 @@ fn startup_prints_unit_before_writing() {
     for line in ["Type=notify", "Delegate=yes", "KillMode=process", "foreground", "reload all", &home] {
         assert!(ran.stdout.contains(line), "{line}: {}", ran.stdout);
     }
-    let removal = rsm.ok(&["unstartup", "systemd", "--print"]).stdout;
+    let removal = rsm
+        .ok(&["unstartup", "systemd", "--print", "--service-name", "absent"])
+        .says("nothing to remove")
+        .stdout;
     assert!(removal.contains("run: ") && removal.contains("\nremove: "), "{removal}");
     assert!(!removal.contains("Type=notify"), "{removal}");
     for system in ["openrc", "sysv", "runit"] {

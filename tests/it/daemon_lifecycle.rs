@@ -136,7 +136,7 @@ fn new_daemon_notices_exit_it_missed() {
     kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
     fs::write(rsm.dir().join("fifo"), "42\n").unwrap();
     kill(Pid::from_raw(keeper), Signal::SIGCONT).unwrap();
-    rsm.wait_status("wait", "stopped");
+    rsm.wait_status("wait", "failed");
     assert_eq!(rsm.json(&["describe", "wait", "--json"])[0]["exits"][0]["exit"]["code"], 42);
 }
 

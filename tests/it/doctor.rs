@@ -96,3 +96,11 @@ fn checks_machine_and_rsm() {
     rsm.run(&["doctor"]).code(1).shows("conf.json");
     fs::remove_file(rsm.home().join("conf.json")).unwrap();
 }
+
+#[test]
+fn flags_of_the_service_need_boot() {
+    let rsm = Rsm::new();
+    for flags in [&["systemd"][..], &["--user", "root"], &["--home", "/x"], &["--service-name", "x"]] {
+        rsm.run(&[&["doctor"], flags].concat()).code(2).says("rsm doctor --boot");
+    }
+}

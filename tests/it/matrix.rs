@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::harness::load_client::{Client, Pace, Tally};
 use crate::harness::{Rsm, alive, free_port, wait_until};
+use crate::programs::{cached, python, run, tsx};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -137,36 +137,6 @@ const NGINX: Server = Server {
 
 /// Instead of further lines of an entry: rsm itself is run by the user `nobody`.
 const RSM_BY_NOBODY: &str = "by nobody";
-
-/// Creates a directory once and keeps it for later test runs.
-fn cached(name: &str, create: impl FnOnce(&Path)) -> PathBuf {
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    if !path.exists() {
-        let new = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        create(new.path());
-        // Another process may have created it; both have the same content.
-        let _ = fs::rename(new.path(), &path);
-    }
-    path
-}
-
-fn run(program: &str, args: &[&str], dir: &Path) {
-    let output = Command::new(program).args(args).current_dir(dir).env("CGO_ENABLED", "0").output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; tests/run installs it"));
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-fn python() -> String {
-    let args = ["-m", "pip", "install", "-q", "--target", ".", "uvicorn==0.35.0", "gunicorn==23.0.0"];
-    cached("python", |dir| run("python3", &args, dir)).display().to_string()
-}
-
-fn tsx() -> String {
-    let args = ["install", "--no-audit", "--no-fund", "--no-save", "tsx@4"];
-    cached("tsx-matrix", |dir| run("npm", &args, dir)).join("node_modules/.bin/tsx").display().to_string()
-}
 
 fn go() -> PathBuf {
     cached("go-matrix", |dir| {

@@ -114,6 +114,6 @@ fn hard_limits_hold_and_are_described() {
             assert!(memory["note"].as_str().unwrap().contains("per process"), "{memory}");
         }
     }
-    rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0mb, enforced by");
+    rsm.ok(&["describe", "app"]).shows("Hard limits").shows("100.0 MB, enforced by");
     assert_eq!(rsm.json(&["describe", "free", "--json"])[0]["limits"].as_array().unwrap().len(), 0);
 }

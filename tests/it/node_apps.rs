@@ -102,7 +102,7 @@ fn channel_survives_killing_daemon_and_keeper() {
 fn channel_does_not_keep_app_alive() {
     let rsm = Rsm::new().file("short.js", "process.send({ hello: 1 }); console.log('done');");
     rsm.ok(&["start", "short.js", "--no-autorestart"]);
-    rsm.wait_status("short", "stopped");
+    rsm.wait_status("short", "completed");
     assert_eq!(rsm.json(&["describe", "short", "--json"])[0]["exits"][0]["exit"]["code"], 0);
 }
 
@@ -209,7 +209,7 @@ fn unhandled_rejection_exits_and_is_logged() {
         "rejects.js",
         "setTimeout(() => Promise.reject(new Error('no database')), 10);\nsetInterval(() => {}, 1000);",
     );
-    rsm.ok(&["start", "rejects.js", "--no-autorestart"]);
+    rsm.ok(&["start", "rejects.js", "--no-autorestart", "--no-wait"]);
     rsm.wait_until("the app has exited", |rsm| (rsm.statuses("rejects") != ["online"]).then_some(()));
     assert_eq!(rsm.json(&["describe", "rejects", "--json"])[0]["exits"][0]["exit"]["code"], 1);
     assert!(read(rsm.home().join("logs/rejects-error.log")).contains("no database"));

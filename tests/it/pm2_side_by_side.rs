@@ -310,7 +310,8 @@ fn only_and_env_match_pm2() {
 #[test]
 fn crash_loop_matches_pm2() {
     let both = Both::new(&[("crash.sh", "exit 1")]);
-    both.run(&["start", "crash.sh", "--max-restarts", "4"]);
+    // Intended: PM2 does not notice that the program exits at once.
+    assert_eq!(both.codes(&["start", "crash.sh", "--max-restarts", "4"]), [1, 0]);
     let restarts = wait_until("both have given up", || {
         let lists = both.lists();
         let errored = |rows: &Vec<Row>| rows.first().is_some_and(|row| row.1 == "errored");

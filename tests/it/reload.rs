@@ -64,16 +64,16 @@ fn failed_reload_keeps_old_process() {
     let rsm = web(port, &format!("{CLUSTER}\nlisten_timeout = 1000"));
     let before = rsm.pids("web");
     let load = Client::local(port).timeout(DEADLINE).expect("version").load(3, Pace::Unlimited);
-    let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after 1 s"));
+    let (other, elsewhere) = (free_port(), format!("does not listen on 127.0.0.1:{port} after"));
     for (bad, why) in [
         ("throw new Error('it is broken')", "exit code 1"),
-        ("setInterval(() => {}, 1000)", "did not listen within 1 s (listen_timeout)"),
-        ("for (;;) {}", "did not listen within 1 s (listen_timeout)"),
+        ("setInterval(() => {}, 1000)", "(listen_timeout)"),
+        ("for (;;) {}", "(listen_timeout)"),
         // It listens, and dies soon after.
         (&(server("bad") + "setTimeout(() => process.exit(7), 200)"), "exit code 7"),
         ("process.kill(process.pid, 'SIGSEGV')", "killed by SIGSEGV"),
         // It listens, but somewhere else.
-        (&server("bad").replace("process.env.AT", "0"), "did not listen within 1 s (listen_timeout)"),
+        (&server("bad").replace("process.env.AT", "0"), "(listen_timeout)"),
         (&server("bad").replace("process.env.AT", &other.to_string()), &elsewhere),
     ] {
         rsm.write("app.js", bad);

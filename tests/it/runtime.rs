@@ -164,7 +164,7 @@ fn runs_while_any_app_runs() {
     let mut container = Container::start(&rsm, &["start", "ecosystem.toml", "--prefix"]);
     container.says("1|app | up");
     // Commands work from inside the container, or from anywhere that sees its socket.
-    rsm.wait_status("job", "stopped");
+    rsm.wait_status("job", "failed");
     assert_eq!(rsm.statuses("app"), ["online"]);
     rsm.ok(&["stop", "app"]);
     let ended = container.end(&rsm);

@@ -276,3 +276,41 @@ fn upgrade_without_daemon_does_nothing() {
     rsm.ok(&["upgrade"]).says("the daemon is not running");
     assert!(!rsm.home().join("rsm.sock").exists());
 }
+
+/// Other users can start processes with any run marker.
+#[test]
+fn processes_of_strangers_are_not_adopted() {
+    crate::harness::need_root();
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "app"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "stopped"]);
+    rsm.ok(&["stop", "stopped"]);
+    let pids = rsm.pids("app");
+    let stranger = |run: u64| {
+        let mut command = std::process::Command::new("setsid");
+        let marker = format!("{run}@{}", rsm.home().display());
+        command.args(["sleep", "1000"]).env_clear().env("PATH", "/usr/bin:/bin").env("RSM_RUN", marker);
+        // Large, so that reading all of them would take long.
+        command.envs((0..10).map(|number| (format!("V{number}"), "x".repeat(100_000))));
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        command.spawn().unwrap()
+    };
+    // Later runs of both instances, and the highest number.
+    let runs = [2, 1 << 32 | 2, 1 << 32 | 3, u64::from(u32::MAX), 1 << 32 | u64::from(u32::MAX), 7 << 32 | 1];
+    let mut strangers: Vec<_> = runs.into_iter().map(stranger).collect();
+    let (daemon, keeper) = rsm.managers();
+    kill_process(keeper);
+    kill_process(daemon);
+    assert_eq!(rsm.statuses("stopped"), ["stopped"]);
+    assert_eq!(rsm.pids("app"), pids);
+    rsm.ok(&["start", "stopped"]);
+    rsm.ok(&["restart", "app"]);
+    rsm.ok(&["start", "sleep 1000", "--name", "third"]);
+    assert_eq!(rsm.list()[2]["pm_id"].as_u64().or(rsm.list()[2]["id"].as_u64()), Some(2));
+    rsm.ok(&["kill"]);
+    for stranger in &mut strangers {
+        assert!(stranger.try_wait().unwrap().is_none(), "a stranger was stopped");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+}

@@ -64,6 +64,44 @@ fn ignored_files_and_logs_restart_nothing() {
 }
 
 #[test]
+fn files_written_by_rsm_restart_nothing() {
+    let noisy = |name: &str, more: &str| {
+        format!(
+            "[[apps]]\nname = \"{name}\"\nscript = \"while :; do echo line; echo err >&2; sleep 0.02; done\"\n\
+             out_file = \"./logs/{name}.log\"\nerror_file = \"./logs/{name}-error.log\"\n\
+             logs = {{ max_size = \"1K\", compress = true }}\n{more}"
+        )
+    };
+    let file = [noisy("app", "watch = true\ninstances = 2\npid_file = \"./app.pid\"\n"), noisy("other", "")];
+    let rsm = Rsm::new().home_in_app("app/state").file("ecosystem.toml", &file.concat());
+    rsm.ok(&["start"]);
+    let compressed = || {
+        let names =
+            std::fs::read_dir(rsm.dir().join("logs")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".gz")).count()
+    };
+    wait_until("rotated and compressed logs", || (compressed() > 3).then_some(()));
+    rsm.ok(&["save"]);
+    let exits: Vec<serde_json::Value> = rsm.json(&["describe", "app", "--json"]).as_array().unwrap().clone();
+    assert!(exits.iter().all(|instance| instance["exits"].as_array().unwrap().is_empty()), "{exits:?}");
+    wait_watched(&rsm, "app", "source.js");
+}
+
+#[test]
+fn missing_path_does_not_disable_the_others() {
+    let rsm = Rsm::new().file("app.sh", SLEEPER).file("src/main", "0");
+    rsm.write(
+        "ecosystem.toml",
+        "[[apps]]\nname = \"app\"\nscript = \"./app.sh\"\nwatch = [\"gone/dist\", \"src\"]\n",
+    );
+    rsm.ok(&["start"]).says("not found");
+    wait_watched(&rsm, "app", "src/main");
+    let before = restarts(&rsm, "app");
+    rsm.write("gone/dist/main", "0");
+    rsm.wait_until("a restart", |rsm| (restarts(rsm, "app") > before).then_some(()));
+}
+
+#[test]
 fn only_configured_paths_are_watched() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("src/main", "0").file("other/file", "0");
     rsm.ok(&["start", "./app.sh", "--watch", "src"]);

@@ -159,7 +159,12 @@ impl Simulation {
                 let existing = existing.unwrap_or_default();
                 let existing =
                     if self.supervisor.instances().len() > 40 { Existing::Restart } else { existing };
-                Operation::Start(StartRequest { apps, inherited: InheritedEnv::default(), existing })
+                Operation::Start(StartRequest {
+                    apps,
+                    inherited: InheritedEnv::default(),
+                    existing,
+                    no_wait: false,
+                })
             }
             8..12 => Operation::Act(Action::Stop, on),
             12..15 => Operation::Act(Action::Restart, on),
@@ -192,7 +197,7 @@ impl Simulation {
             _ => {
                 let to =
                     [ScaleTo::Exactly(random.u32(..5)), ScaleTo::Add(1), ScaleTo::Remove(random.u32(..3))];
-                Operation::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)))
+                Operation::Scale(name, random.choice(to).unwrap_or(ScaleTo::Add(1)).into())
             }
         }
     }

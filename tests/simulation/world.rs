@@ -12,6 +12,7 @@ use rsm::instance::event::InstanceEvent;
 use rsm::instance::state::{CleanUp, RunProcess};
 use rsm::instance::status::RunId;
 use rsm::ipc::message::EventView;
+use rsm::spec::StopPolicy;
 use rsm::time::Moment;
 
 /// A scheduled event.
@@ -279,12 +280,12 @@ impl ProcessControl for SimWorld {
         }
     }
 
-    fn kill(&mut self, run: RunId, _process: RunProcess) {
+    fn kill(&mut self, run: RunId, _process: RunProcess, _policy: &StopPolicy) {
         let after = if self.random.u32(..50) == 0 { self.random.u64(0..12_000) } else { self.short_delay() };
         self.schedule(after, Due::Exit(run, Exit::Signal { number: 9, core: false, oom: false }));
     }
 
-    fn clean_up_tree(&mut self, run: RunId, _process: RunProcess, mode: CleanUp) {
+    fn clean_up_tree(&mut self, run: RunId, _process: RunProcess, mode: CleanUp, _policy: &StopPolicy) {
         self.clean_ups.push((run, mode));
     }
 
@@ -314,7 +315,7 @@ impl ProcessControl for SimWorld {
                 }
             }
             let pids = (0..orphans).map(|index| 900 + index.cast_signed()).collect();
-            let event = InstanceEvent::TreeChecked { run: id.number, remaining: pids };
+            let event = InstanceEvent::TreeChecked { run: id.number, remaining: pids, background: None };
             self.schedule(0, Due::Daemon(Input::InstanceEvent { instance: id.instance, event }));
         }
     }

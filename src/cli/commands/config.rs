@@ -1,6 +1,5 @@
 //! `conf`, `set`, `get` and `unset`: the settings of an rsm home directory.
 
-use clap::error::ErrorKind;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
@@ -132,8 +131,7 @@ fn find(name: &str) -> Result<&'static Setting, Error> {
 }
 
 fn usage_error(message: &str, help: &str) -> Error {
-    let text = format!("{message}\n\nhelp: {help}\n");
-    Error::Usage(clap::Error::raw(ErrorKind::InvalidValue, text))
+    Error::WrongUsage { message: message.to_owned(), help: help.trim().to_owned() }
 }
 
 fn file_error(error: SettingsError) -> Error {

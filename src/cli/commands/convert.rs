@@ -26,7 +26,7 @@ pub(crate) fn convert(args: &ConvertArgs, session: &Session) -> Result<(), Error
     let context = InvocationContext::new(None, &[])?;
     let directory = output.as_ref().map(|path| context.cwd.join(path.parent().unwrap_or(Path::new(""))));
     // Normalized like the path of the input file: without `.` and repeated slashes.
-    let directory = directory.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let directory = directory.map(|path| crate::paths::absolute(&path));
     let converted = config::convert(file, directory.as_deref(), &context.options)?;
     print_warnings(session, &converted.warnings);
     match output {

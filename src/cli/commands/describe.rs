@@ -10,7 +10,7 @@ use crate::cli::output;
 use crate::cli::render::describe;
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
-use crate::cli::targets::require_one;
+use crate::cli::targets::{require_one, resolve_paths};
 use crate::ipc::client::Client;
 use crate::ipc::message::{InstanceDetail, InstanceView, LogItem, LogQuery, Request};
 use crate::spec::EnvVars;
@@ -22,7 +22,7 @@ const STDERR_LINES: usize = 20;
 // Arguments of `describe`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DescribeArgs {
-    /// Ids, names, namespaces, /regex/ or `all`
+    /// Ids, names, namespaces, paths of scripts, /regex/ or `all`
     #[arg(required = true, value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     pub(crate) select: Vec<String>,
     /// Print a JSON array
@@ -43,7 +43,8 @@ pub(crate) struct EnvArgs {
 
 pub(crate) async fn describe(args: DescribeArgs, session: &Session) -> Result<(), Error> {
     let mut client = session.connect_for(&args.select).await?;
-    let request = Request::Describe(args.select.into());
+    let select = resolve_paths(&args.select, session, &mut client).await?;
+    let request = Request::Describe(select.into());
     if args.json {
         let bytes = client.call_raw(&request).await.map_err(|error| session.client_error(error))?;
         return output::print_line(&bytes);

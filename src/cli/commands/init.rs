@@ -13,7 +13,7 @@ const STARTER_NAME: &str = "ecosystem.toml";
 const EXAMPLE_APP: (&str, &str) = ("clock", "while date; do sleep 5; done");
 
 pub(crate) fn init(session: &Session) -> Result<(), Error> {
-    let directory = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
+    let directory = crate::paths::current_dir().map_err(Error::CurrentDirUnreadable)?;
     output::create_file(Path::new(STARTER_NAME), &starter_file(&directory), 0o644)?;
     session.notice(format_args!("created {STARTER_NAME}; run `rsm start` to start its apps"));
     Ok(())

@@ -1,15 +1,15 @@
 //! `stop`, `restart`, `delete` and `reset`.
 
 use clap::Args;
-use clap::error::ErrorKind;
 use clap_complete::engine::ArgValueCompleter;
+use serde_json::Map;
 
 use super::logs;
-use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, WaitFlags, load_apps};
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
-use crate::cli::targets::Targets;
+use crate::cli::targets::{Targets, resolve_paths};
 use crate::cli::{completion, environment};
 use crate::config;
 use crate::ipc::message::{Action, ActionRequest, Existing, Request, StartRequest};
@@ -17,7 +17,7 @@ use crate::ipc::message::{Action, ActionRequest, Existing, Request, StartRequest
 // Arguments of `restart`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RestartArgs {
-    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files
+    /// Ids, names, namespaces, paths of scripts, /regex/, `all`, or ecosystem files
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     #[command(flatten)]
@@ -25,6 +25,8 @@ pub(crate) struct RestartArgs {
     /// PM2 compatibility, ignored: all are restarted at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
+    #[command(flatten)]
+    wait: WaitFlags,
     /// New arguments for the app
     #[arg(last = true)]
     args: Vec<String>,
@@ -54,36 +56,40 @@ pub(crate) async fn restart(mut restart: RestartArgs, session: &Session) -> Resu
         restart.targets.push(restart.settings.take_swallowed_target().ok_or_else(no_target_error)?);
     }
     restart.settings.fix_exit_codes(&mut restart.targets);
-    let RestartArgs { targets, settings, change, args, .. } = restart;
+    let RestartArgs { targets, settings, change, args, wait: WaitFlags { no_wait }, .. } = restart;
     change.ignored.warn(session);
+    settings.warn_about_error_file(session);
     let (files, selectors): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
-    if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvWithoutFile);
+    if files.is_empty() {
+        change.warn_without_file(session);
     }
     let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut requests = Vec::new();
     for file in &files {
         let apps = load_apps(session, file, &settings, &args, &context)?;
         let inherited = environment::collect_env(session);
-        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart }));
+        requests.push(Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait }));
     }
-    if !selectors.is_empty() {
-        let changes = settings.patch(&args, &context)?;
-        let changes = (!changes.is_empty()).then_some(changes);
-        let inherited = change.update_env.then(|| environment::collect_env(session));
-        requests.push(Request::Act(Action::Restart, ActionRequest { select: selectors, inherited, changes }));
-    }
+    let changes = if selectors.is_empty() { Map::new() } else { settings.patch(&args, &context, session)? };
     let mut client = match files.is_empty() {
         true => session.connect_for(&targets).await?,
         false => session.connect_or_start().await?,
     };
+    if !selectors.is_empty() {
+        let select = resolve_paths(&selectors, session, &mut client).await?;
+        let changes = (!changes.is_empty()).then_some(changes);
+        let inherited = change.update_env.then(|| environment::collect_env(session));
+        requests.push(Request::Act(Action::Restart, ActionRequest { select, inherited, changes, no_wait }));
+    }
     let description = format!("restarting {}", targets.join(", "));
     let ids = send_all(session, &mut client, &description, requests).await?;
     if change.attach { logs::attach(ids, session).await } else { Ok(()) }
 }
 
 fn no_target_error() -> Error {
-    let message = "no app specified\n\nhelp: for example: rsm restart api --watch\n";
-    Error::Usage(clap::Error::raw(ErrorKind::MissingRequiredArgument, message))
+    Error::WrongUsage {
+        message: "no app specified".into(),
+        help: "name the apps, or `all`: rsm restart all".into(),
+    }
 }

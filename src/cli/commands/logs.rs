@@ -18,6 +18,7 @@ use crate::cli::render::log_line::{LinePrefix, highlighted, json_line, pairs};
 use crate::cli::render::style::Style;
 use crate::cli::screen::wait_stdout_closed;
 use crate::cli::session::Session;
+use crate::cli::targets::{could_be_path, resolve_paths};
 use crate::cli::time_arg;
 use crate::ipc::client::ClientError;
 use crate::ipc::log_stream::LogStream;
@@ -27,6 +28,9 @@ use crate::logs::timestamp::TimestampFormat;
 /// Number of lines of each file that `attach` shows first, as in PM2.
 const DEFAULT_LINES: usize = 15;
 
+/// The format of timestamps if none is given.
+const DEFAULT_TIMESTAMP: &str = "YYYY-MM-DDTHH:mm:ss";
+
 // Arguments of `logs`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LogsArgs {
@@ -34,7 +38,7 @@ pub(crate) struct LogsArgs {
     #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: Vec<String>,
     /// Number of recent lines to show per log file, or in total with --grep [default: 15, or all with --since]
-    #[arg(long, short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', visible_alias = "tail", value_name = "N")]
     lines: Option<usize>,
     /// Show standard output only
     #[arg(long, conflicts_with = "err")]
@@ -52,8 +56,14 @@ pub(crate) struct LogsArgs {
     #[arg(long, conflicts_with_all = ["json", "raw"])]
     format: bool,
     /// Print a timestamp before each line, in a format such as "HH:mm:ss"
-    #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = "YYYY-MM-DDTHH:mm:ss")]
+    #[arg(long, value_name = "FORMAT", num_args = 0..=1, default_missing_value = DEFAULT_TIMESTAMP)]
     timestamp: Option<String>,
+    /// Print a timestamp before each line (--timestamp with its default format)
+    #[arg(short = 't', conflicts_with = "timestamp")]
+    timestamps: bool,
+    /// Follow new lines, which is the default
+    #[arg(short, long, conflicts_with = "nostream")]
+    follow: bool,
     /// Print recent lines and exit
     #[arg(long)]
     nostream: bool,
@@ -91,7 +101,11 @@ struct LogPrinter {
 
 /// Prints lines until the stream ends, standard output is closed, or Ctrl-C. The last two are no errors.
 pub(crate) async fn logs(args: LogsArgs, session: &Session) -> Result<(), Error> {
-    let query = query(&args, session)?;
+    let mut query = query(&args, session)?;
+    if query.select.iter().any(|word| could_be_path(word)) {
+        let mut client = session.connect_for(&query.select).await?;
+        query.select = resolve_paths(&query.select, session, &mut client).await?;
+    }
     let printer = LogPrinter::new(&args, session.style);
     tokio::select! {
         result = stream_with_resume(query, printer, session) => result,
@@ -227,7 +241,8 @@ impl LogPrinter {
             _ => OutputFormat::Prefixed(LinePrefix::default(), style),
         };
         let highlight = args.highlight.clone().filter(|text| style.color && !text.is_empty());
-        let timestamp_format = args.timestamp.as_deref().map(TimestampFormat::new);
+        let format_text = args.timestamp.as_deref().or(args.timestamps.then_some(DEFAULT_TIMESTAMP));
+        let timestamp_format = format_text.map(TimestampFormat::new);
         Self { format, timestamp_format, highlight }
     }
 
@@ -287,6 +302,7 @@ pub(crate) async fn flush(select: Vec<String>, session: &Session) -> Result<(), 
         session.notice(format_args!("the daemon is not running, nothing to flush"));
         return Ok(());
     };
+    let select = resolve_paths(&select, session, &mut client).await?;
     let request = Request::Flush(FlushRequest { select });
     let files: Vec<PathBuf> = client.call(&request).await.map_err(|error| session.client_error(error))?;
     for file in &files {

@@ -6,6 +6,7 @@ pub(super) mod convert;
 pub(super) mod daemon;
 pub(super) mod describe;
 pub(super) mod doctor;
+pub(super) mod export;
 pub(super) mod foreground;
 pub(super) mod init;
 pub(super) mod lifecycle;

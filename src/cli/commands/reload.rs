@@ -7,20 +7,19 @@ use hyper::Uri;
 use super::load_check::{self, LoadCheck};
 use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
 use crate::cli::error::Error;
+use crate::cli::operation::{self, find_failures};
 use crate::cli::render::style::tame;
 use crate::cli::session::Session;
+use crate::cli::targets::resolve_paths;
 use crate::cli::{completion, environment};
 use crate::config;
-use crate::ipc::client::{Client, LineStream};
-use crate::ipc::message::{ActionReport, EventKind, EventView, LogItem, LogQuery, ReloadRequest, Request};
-
-/// Number of log lines shown for each failed replacement.
-const FAILURE_LINES: usize = 10;
+use crate::ipc::client::LineStream;
+use crate::ipc::message::{ActionReport, EventKind, EventView, ReloadRequest, Request};
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReloadArgs {
-    /// Ids, names, namespaces, /regex/, `all`, or ecosystem files to apply
+    /// Ids, names, namespaces, paths of scripts, /regex/, `all`, or ecosystem files to apply
     #[arg(required_unless_present_any = ["watch", "log"], value_name = "APP", add = ArgValueCompleter::new(completion::complete_targets))]
     targets: Vec<String>,
     /// Number of instances of an app to replace at a time
@@ -47,18 +46,20 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         args.targets.extend(args.settings.take_swallowed_target());
     }
     args.change.ignored.warn(session);
-    let reload = build_request(&args, session)?;
+    args.settings.warn_about_error_file(session);
+    let mut reload = build_request(&args, session)?;
     let mut client = match reload.apps.is_empty() {
         true => session.connect_for(&args.targets).await?,
         false => session.connect_or_start().await?,
     };
+    reload.select = resolve_paths(&reload.select, session, &mut client).await?;
     let load_check = match &args.verify {
         Some(url) => Some(LoadCheck::start(url).await?),
         None => None,
     };
     // Without events there is no progress, but the reload works.
     let events = client.stream(&Request::Events).await.ok();
-    let started_at = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    let begin = operation::now();
     let request = Request::Reload(reload);
     let response = async { client.call::<ActionReport>(&request).await };
     let report = tokio::select! {
@@ -70,10 +71,16 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         Some(load_check) => Some(load_check.finish().await),
         None => None,
     };
-    if let Ok(report) = &report {
-        print_last_lines(report, started_at, &mut client, session).await;
-    }
-    let reported = report.and_then(|report| session.print_report(&report));
+    let reported = match report {
+        Ok(report) => {
+            session.print_outcomes(&report);
+            match find_failures(&report, begin, &mut client).await {
+                failures if failures.is_empty() => Ok(()),
+                failures => Err(Error::InstancesFailed(failures)),
+            }
+        }
+        Err(error) => Err(error),
+    };
     match tally {
         Some(tally) => {
             session.notice(format_args!(
@@ -90,15 +97,15 @@ fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<ReloadRe
     let ReloadArgs { targets, settings, change, args, parallel, .. } = reload_args;
     let (files, select): (Vec<String>, Vec<String>) =
         targets.iter().cloned().partition(|target| config::is_config_file(target));
-    if change.env.is_some() && files.is_empty() {
-        return Err(Error::EnvWithoutFile);
+    if files.is_empty() {
+        change.warn_without_file(session);
     }
     let context = InvocationContext::new(change.env.as_deref(), &change.only)?;
     let mut apps = Vec::new();
     for file in &files {
         apps.extend(load_apps(session, file, settings, args, &context)?);
     }
-    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context)?) };
+    let changes = if select.is_empty() { None } else { Some(settings.patch(args, &context, session)?) };
     let changes = changes.filter(|changes| !changes.is_empty());
     let inherited = (!files.is_empty() || change.update_env).then(|| environment::collect_env(session));
     Ok(ReloadRequest { select, apps, inherited, changes, parallel: *parallel })
@@ -122,18 +129,4 @@ async fn print_events(events: Option<LineStream>, session: &Session) -> std::con
         }
     }
     std::future::pending().await
-}
-
-/// Prints the last log lines of failed replacements.
-async fn print_last_lines(report: &ActionReport, started_at: u64, client: &mut Client, session: &Session) {
-    for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_some()) {
-        let select = vec![outcome.id.to_string()];
-        let query = LogQuery { select, lines: FAILURE_LINES, since: Some(started_at), ..LogQuery::default() };
-        let Ok(mut lines) = client.stream(&Request::Logs(query)).await else { continue };
-        while let Some(Ok(line)) = lines.next().await {
-            if let Ok(LogItem::Line { line, .. }) = serde_json::from_slice(&line) {
-                session.notice(format_args!("  {}: {}", tame(&outcome.name), tame(&line)));
-            }
-        }
-    }
 }

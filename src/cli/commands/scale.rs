@@ -3,11 +3,12 @@
 use clap::Args;
 use clap_complete::engine::ArgValueCandidates;
 
+use crate::cli::app_flags::WaitFlags;
 use crate::cli::completion;
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::session::Session;
-use crate::ipc::message::{Request, ScaleTo};
+use crate::ipc::message::{Request, ScaleRequest, ScaleTo};
 
 // Arguments of `scale`.
 #[derive(Args, Clone, Debug)]
@@ -18,12 +19,14 @@ pub(crate) struct ScaleArgs {
     /// Number of instances: N, +N to add, -N to remove
     #[arg(allow_hyphen_values = true, value_parser = parse_scale, value_name = "N")]
     to: ScaleTo,
+    #[command(flatten)]
+    wait: WaitFlags,
 }
 
 pub(crate) async fn scale(scale: ScaleArgs, session: &Session) -> Result<(), Error> {
-    let ScaleArgs { name, to } = scale;
+    let ScaleArgs { name, to, wait: WaitFlags { no_wait } } = scale;
     let mut client = session.connect_for(std::slice::from_ref(&name)).await?;
-    let request = Request::Scale(name.clone(), to);
+    let request = Request::Scale(name.clone(), ScaleRequest { to, no_wait });
     send_all(session, &mut client, &format!("scaling {name}"), vec![request]).await.map(drop)
 }
 

@@ -10,6 +10,7 @@ use crate::cli::operation::send_all;
 use crate::cli::session::Session;
 use crate::config::{ConfigErrors, Diagnostic, Location};
 use crate::ipc::message::{Existing, Request, StartRequest};
+use crate::paths::{absolute, current_dir};
 use crate::serve::ServeArgs;
 use crate::spec::{AppSpec, Launcher};
 
@@ -27,8 +28,8 @@ pub(crate) struct ServeCommand {
 }
 
 pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), Error> {
-    let cwd = std::env::current_dir().map_err(Error::CurrentDirUnreadable)?;
-    let directory = args.site.path.as_ref().map_or_else(|| cwd.clone(), |path| cwd.join(path));
+    let cwd = current_dir().map_err(Error::CurrentDirUnreadable)?;
+    let directory = args.site.path.as_ref().map_or_else(|| cwd.clone(), |path| absolute(path));
     if !directory.is_dir() {
         let help = "for example: rsm serve ./dist 8080";
         let error = Diagnostic::error(Location::File(directory), "directory does not exist", help);
@@ -37,7 +38,12 @@ pub(crate) async fn serve(args: ServeCommand, session: &Session) -> Result<(), E
     let app = args.app(&cwd);
     let description = format!("starting {}", app.name);
     let inherited = environment::collect_env(session);
-    let request = Request::Start(StartRequest { apps: vec![app], inherited, existing: Existing::Refuse });
+    let request = Request::Start(StartRequest {
+        apps: vec![app],
+        inherited,
+        existing: Existing::Refuse,
+        no_wait: false,
+    });
     let mut client = session.connect_or_start().await?;
     send_all(session, &mut client, &description, vec![request]).await.map(drop)
 }

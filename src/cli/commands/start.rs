@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 
-use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps, print_warnings};
+use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, WaitFlags, load_apps, print_warnings};
 use crate::cli::commands::{daemon, logs};
 use crate::cli::completion;
 use crate::cli::environment;
@@ -23,7 +23,7 @@ use crate::spec::AppSpec;
 pub(crate) struct StartArgs {
     /// Ecosystem files, scripts, programs, shell commands, or names and ids of listed apps
     /// [default: ecosystem.toml]
-    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_targets))]
+    #[arg(value_name = "TARGET", add = ArgValueCompleter::new(completion::complete_startable))]
     targets: Vec<String>,
     #[command(flatten)]
     change: ChangeFlags,
@@ -33,6 +33,8 @@ pub(crate) struct StartArgs {
     /// Stay in the foreground and show logs; Ctrl-C stops the apps
     #[arg(long)]
     no_daemon: bool,
+    #[command(flatten)]
+    wait: WaitFlags,
     /// PM2 compatibility, ignored: all are started at once
     #[arg(long, hide = true, value_name = "N")]
     parallel: Option<u32>,
@@ -61,21 +63,28 @@ enum StartStepPlan {
 
 pub(crate) async fn start(mut args: StartArgs, session: &Session) -> Result<(), Error> {
     args.change.ignored.warn(session);
+    args.settings.warn_about_error_file(session);
     if args.targets.is_empty() {
         args.targets.push(match args.settings.take_swallowed_target() {
             Some(target) => target,
+            // `rsm start -- node app.js`
+            None if args.args.first().is_some_and(|word| !word.starts_with('-')) => args.args.remove(0),
             None => default_file()?,
         });
     }
     args.settings.fix_exit_codes(&mut args.targets);
+    check_not_one_command(&args.targets)?;
     let instances = match args.targets.iter().any(|target| could_be_name(target)) {
         true => list_if_running(session).await?,
         false => Vec::new(),
     };
-    let targets: Vec<StartTarget> = args.targets.iter().map(|target| classify(target, &instances)).collect();
-    args.check_flags(&targets)?;
-    check_known(&targets, session).await?;
     let context = InvocationContext::new(args.change.env.as_deref(), &args.change.only)?;
+    let is_new = args.settings.has("--name");
+    let can_run = |word: &str| is_new && config::is_runnable(word, &context.cwd, &context.options);
+    let classify = |word: &String| classify(word, &instances, can_run(word));
+    let targets: Vec<StartTarget> = args.targets.iter().map(classify).collect();
+    args.check_flags(&targets, session)?;
+    check_known(&targets, session).await?;
     let steps = args.plan(targets, session, &context)?;
     let requests = args.requests(steps, session, &context)?;
     let adds_apps = requests.iter().any(|request| matches!(request, Request::Start(_)));
@@ -112,12 +121,32 @@ async fn follow_in_foreground(
     }
 }
 
+/// Programs that run what is named after them.
+const LAUNCHERS: [&str; 17] = [
+    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "npm", "npx", "yarn", "pnpm", "bash", "sh", "ruby",
+    "php", "perl", "java", "uv",
+];
+
+/// `rsm start node app.js` would start two apps, which is not what was meant.
+fn check_not_one_command(targets: &[String]) -> Result<(), Error> {
+    let Some((program, rest)) = targets.split_first() else { return Ok(()) };
+    let is_launcher = LAUNCHERS.contains(&program.as_str()) || program.starts_with("python");
+    if rest.is_empty() || !is_launcher || Path::new(program).exists() {
+        return Ok(());
+    }
+    let rest = rest.join(" ");
+    Err(Error::WrongUsage {
+        message: format!("{program:?} and {rest:?} would be {} apps", targets.len()),
+        help: format!("to run one command: rsm start -- {program} {rest}, or rsm start \"{program} {rest}\""),
+    })
+}
+
 /// The ecosystem file of the current directory.
-fn default_file() -> Result<String, Error> {
+pub(crate) fn default_file() -> Result<String, Error> {
     if let Some(file) = config::DEFAULT_FILES.iter().find(|file| Path::new(file).is_file()) {
         return Ok((*file).to_owned());
     }
-    Err(Error::NoConfigFile { directory: std::env::current_dir().map_err(Error::CurrentDirUnreadable)? })
+    Err(Error::NoConfigFile { directory: crate::paths::current_dir().map_err(Error::CurrentDirUnreadable)? })
 }
 
 /// The list, empty if the daemon is not running.
@@ -142,21 +171,27 @@ async fn check_known(targets: &[StartTarget], session: &Session) -> Result<(), E
     described.map(drop).map_err(|error| session.client_error(error))
 }
 
-/// Whether a word can be the name of an app: it has no `/` and no extension, as in PM2.
+/// Whether a word can be the name of an app: it is no file. As in PM2, a file without an extension, or a program, may
+/// have the name of an app.
 fn could_be_name(word: &str) -> bool {
-    !word.contains('/') && Path::new(word).extension().is_none() && !is_id(word) && word != "all"
+    let is_plain = !word.contains('/') && Path::new(word).extension().is_none();
+    !is_id(word) && word != "all" && (is_plain || !Path::new(word).exists())
 }
 
 fn is_id(word: &str) -> bool {
     word.parse::<u32>().is_ok()
 }
 
-fn classify(word: &str, instances: &[InstanceView]) -> StartTarget {
+/// `is_new_app`: the word is a script or program for an app with a name of its own, not the name of an app.
+fn classify(word: &str, instances: &[InstanceView], is_new_app: bool) -> StartTarget {
     let is_named = |view: &InstanceView| view.name == word || view.namespace == word;
     let word = word.to_owned();
     if config::is_config_file(&word) {
         StartTarget::File(word)
-    } else if is_id(&word) || word == "all" || (could_be_name(&word) && instances.iter().any(is_named)) {
+    } else if is_id(&word)
+        || word == "all"
+        || (!is_new_app && could_be_name(&word) && instances.iter().any(is_named))
+    {
         StartTarget::Existing(word)
     } else {
         StartTarget::Script(word)
@@ -164,10 +199,10 @@ fn classify(word: &str, instances: &[InstanceView]) -> StartTarget {
 }
 
 impl StartArgs {
-    fn check_flags(&self, targets: &[StartTarget]) -> Result<(), Error> {
-        let file = targets.iter().any(|target| matches!(target, StartTarget::File(_)));
-        if self.change.env.is_some() && !file {
-            return Err(Error::EnvWithoutFile);
+    fn check_flags(&self, targets: &[StartTarget], session: &Session) -> Result<(), Error> {
+        // For scripts, `config` warns.
+        if targets.iter().all(|target| matches!(target, StartTarget::Existing(_))) {
+            self.change.warn_without_file(session);
         }
         let scripts = targets.iter().filter(|target| matches!(target, StartTarget::Script(_))).count();
         if self.settings.has("--name") && scripts > 1 {
@@ -230,13 +265,15 @@ impl StartArgs {
     ) -> Result<Vec<Request>, Error> {
         let mut environment: Option<InheritedEnv> = None;
         let mut inherited = || environment.get_or_insert_with(|| environment::collect_env(session)).clone();
+        // In the foreground, the restart policy decides what follows an exit, as for a service.
+        let no_wait = self.wait.no_wait || self.no_daemon;
         let request = |step| {
             Ok(match step {
                 StartStepPlan::Add(apps, existing) => {
-                    Request::Start(StartRequest { apps, inherited: inherited(), existing })
+                    Request::Start(StartRequest { apps, inherited: inherited(), existing, no_wait })
                 }
                 StartStepPlan::Act(select) => {
-                    let changes = self.settings.patch(&self.args, context)?;
+                    let changes = self.settings.patch(&self.args, context, session)?;
                     let inherited = self.change.update_env.then(&mut inherited);
                     Request::Act(
                         Action::Start,
@@ -244,6 +281,7 @@ impl StartArgs {
                             select,
                             inherited,
                             changes: (!changes.is_empty()).then_some(changes),
+                            no_wait,
                         },
                     )
                 }
@@ -262,7 +300,7 @@ mod tests {
     #[test]
     fn argument_meaning_matches_pm2() {
         let instances = [view(0, "api", DisplayStatus::Online), view(1, "job", DisplayStatus::Stopped)];
-        let meaning = |word: &str| classify(word, &instances);
+        let meaning = |word: &str| classify(word, &instances, false);
         for (word, expected) in [
             ("ecosystem.toml", StartTarget::File as fn(String) -> StartTarget),
             ("ecosystem.config.js", StartTarget::File),
@@ -278,12 +316,17 @@ mod tests {
         ] {
             assert_eq!(meaning(word), expected(word.to_owned()), "{word}");
         }
+        assert_eq!(classify("api", &instances, true), StartTarget::Script("api".into()));
+        let sites = [view(0, "example.com", DisplayStatus::Stopped)];
+        assert_eq!(classify("example.com", &sites, false), StartTarget::Existing("example.com".into()));
     }
 
     #[test]
     fn only_possible_names_require_the_list() {
-        let names: Vec<&str> =
-            ["app.js", "./x", "7", "all", "api"].into_iter().filter(|word| could_be_name(word)).collect();
-        assert_eq!(names, ["api"]);
+        let names: Vec<&str> = ["Cargo.toml", "./src", "7", "all", "api", "example.com"]
+            .into_iter()
+            .filter(|word| could_be_name(word))
+            .collect();
+        assert_eq!(names, ["api", "example.com"]);
     }
 }

@@ -31,7 +31,25 @@ pub(crate) struct ServiceArgs {
     service_name: Option<String>,
 }
 
-// Arguments of `startup` and `unstartup`.
+impl ServiceArgs {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        let Self { system, user, home, service_name } = self;
+        system.is_some() || user.is_some() || home.is_some() || service_name.is_some()
+    }
+}
+
+// Arguments of `unstartup`.
+#[derive(Args, Debug)]
+pub(crate) struct UnstartupArgs {
+    #[command(flatten)]
+    service: ServiceArgs,
+    /// Print the commands and the files to remove, and change nothing
+    #[arg(long)]
+    print: bool,
+}
+
+// Arguments of `startup`.
 #[derive(Args, Debug)]
 pub(crate) struct StartupArgs {
     #[command(flatten)]
@@ -80,14 +98,17 @@ pub(crate) fn startup(args: &StartupArgs, session: &Session) -> Result<(), Error
 }
 
 /// Disables and removes the service. Running apps are not affected.
-pub(crate) fn unstartup(args: &StartupArgs, session: &Session) -> Result<(), Error> {
+pub(crate) fn unstartup(args: &UnstartupArgs, session: &Session) -> Result<(), Error> {
     let job = prepare(&args.service, "unstartup", session)?;
+    let is_installed = job.plan.files.iter().any(|file| file.path.exists());
+    if !is_installed {
+        session
+            .notice(format_args!("{} does not exist, nothing to remove", job.plan.files[0].path.display()));
+    }
     if args.print {
         return print_removal(&job.plan);
     }
-    if !job.plan.files.iter().any(|file| file.path.exists()) {
-        session
-            .notice(format_args!("{} does not exist, nothing to remove", job.plan.files[0].path.display()));
+    if !is_installed {
         return Ok(());
     }
     check_writable(&job)?;

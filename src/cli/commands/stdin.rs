@@ -3,9 +3,11 @@
 use std::io;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 use tokio::sync::mpsc;
 
 use super::logs;
+use crate::cli::completion;
 use crate::cli::error::Error;
 use crate::cli::session::Session;
 use crate::cli::targets::require_one;
@@ -16,7 +18,7 @@ use crate::ipc::message::{ActionReport, InputRequest, InstanceView, Request};
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SendArgs {
     /// Id, or name of an app with a single instance
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::complete_apps))]
     instance: String,
     /// Line to write; a newline is appended
     #[arg(allow_hyphen_values = true)]
@@ -27,7 +29,7 @@ pub(crate) struct SendArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AttachArgs {
     /// Id, or name of an app with a single instance
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", add = ArgValueCandidates::new(completion::complete_apps))]
     instance: String,
     /// Line separator to send instead of a newline
     #[arg(default_value = "\n", hide_default_value = true)]

@@ -1,17 +1,20 @@
 //! `trigger`: runs a custom action of apps, through the Node.js channel.
 
 use clap::Args;
+use clap_complete::engine::ArgValueCandidates;
 
+use crate::cli::completion;
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::output;
 use crate::cli::session::Session;
+use crate::cli::targets::resolve_paths;
 use crate::ipc::message::{Request, TriggerReply, TriggerRequest};
 
 // Arguments of `trigger`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TriggerArgs {
     /// Id, name, namespace, /regex/ or `all`
-    #[arg(value_name = "APP")]
+    #[arg(value_name = "APP", add = ArgValueCandidates::new(completion::complete_selectors))]
     select: String,
     /// Name of the action
     action: String,
@@ -25,7 +28,11 @@ pub(crate) async fn trigger(args: TriggerArgs, session: &Session) -> Result<(), 
     let TriggerArgs { select, action, param } = args;
     let mut client = session.connect_for(std::slice::from_ref(&select)).await?;
     let description = format!("running {action} of {select}");
-    let trigger = TriggerRequest { select: vec![select], action, param: param.map(Into::into) };
+    let trigger = TriggerRequest {
+        select: resolve_paths(&[select], session, &mut client).await?,
+        action,
+        param: param.map(Into::into),
+    };
     let request = Request::Trigger(trigger);
     let replies = session.wait(&description, client.call::<Vec<TriggerReply>>(&request)).await;
     let replies = replies.map_err(|error| session.client_error(error))?;
@@ -33,7 +40,7 @@ pub(crate) async fn trigger(args: TriggerArgs, session: &Session) -> Result<(), 
     let mut failures = Vec::new();
     for TriggerReply { id, name, namespace, reply, problem } in replies {
         match problem {
-            Some(reason) => failures.push(InstanceFailure { id, name, reason }),
+            Some(reason) => failures.push(InstanceFailure { id, name, reason, output: Vec::new() }),
             None => lines.push_str(&format!("[{name}:{id}:{namespace}]={reply}\n")),
         }
     }

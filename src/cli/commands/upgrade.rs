@@ -18,7 +18,7 @@ use crate::version::version;
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
 // Arguments of `upgrade`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(crate) struct UpgradeArgs {
     /// New binary [default: the binary of this command]
     #[arg(long, value_name = "PATH")]
@@ -66,6 +66,29 @@ pub(crate) async fn upgrade(args: UpgradeArgs, session: &Session) -> Result<(), 
     }
 }
 
+/// `update`: as PM2, upgrades the daemon to a newer version that is installed. Changes nothing otherwise.
+pub(crate) async fn update(session: &Session) -> Result<(), Error> {
+    if let Some(mut client) = session.connect_if_running().await? {
+        client.on_version_mismatch(|_| {});
+        let pong: Pong = client.call(&Request::Ping).await.map_err(|error| session.client_error(error))?;
+        if !is_newer(version(), &pong.version) {
+            session.notice(format_args!(
+                "nothing to upgrade: the daemon runs rsm {}, this is rsm {}; install the new version first",
+                pong.version,
+                version()
+            ));
+            return Ok(());
+        }
+    }
+    upgrade(UpgradeArgs::default(), session).await
+}
+
+/// Whether a version is later than another one.
+fn is_newer(version: &str, other: &str) -> bool {
+    let numbers = |text: &str| text.split('.').map(|part| part.parse().unwrap_or(0)).collect::<Vec<u32>>();
+    numbers(version) > numbers(other)
+}
+
 /// Waits for a daemon with another pid than that of the previous one.
 async fn wait_for_new_daemon(session: &Session, previous: i32) -> Result<Pong, Error> {
     let start = Instant::now();
@@ -87,4 +110,14 @@ pub(crate) fn print_capabilities() -> Result<(), Error> {
         reason: error.to_string(),
     };
     output::print_json(&serde_json::to_value(capabilities.map_err(to_error)?).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_newer;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(is_newer("0.10.0", "0.9.3") && !is_newer("0.9.3", "0.9.3") && !is_newer("0.9.3", "0.10.0"));
+    }
 }

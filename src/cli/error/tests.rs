@@ -88,12 +88,7 @@ fn text_of_missing_targets() {
 
 #[test]
 fn text_of_wrong_usage() {
-    assert_eq!(Error::EnvWithoutFile.exit_code(), 2);
-    assert_eq!(
-        text(Error::EnvWithoutFile),
-        "error: --env requires an ecosystem file argument\n\
-         help: for example: rsm restart ecosystem.toml --env production\n"
-    );
+    assert_eq!(Error::NameForSeveralApps { apps: 2 }.exit_code(), 2);
     assert_eq!(
         text(Error::NameForSeveralApps { apps: 2 }),
         "error: --name cannot be used with 2 apps\n\
@@ -109,8 +104,12 @@ fn each_config_error_has_its_label() {
 
 #[test]
 fn text_of_failed_instances() {
-    let failure =
-        |id, name: &str, reason: &str| InstanceFailure { id, name: name.into(), reason: reason.into() };
+    let failure = |id, name: &str, reason: &str| InstanceFailure {
+        id,
+        name: name.into(),
+        reason: reason.into(),
+        output: Vec::new(),
+    };
     let error = Error::InstancesFailed(vec![
         failure(3, "api", "exit code 1"),
         failure(4, "api", "exit code 1"),

@@ -95,7 +95,7 @@ fn request(action: InstanceAction, select: &Selectors) -> Request {
             Request::Act(action, ActionRequest { select, ..ActionRequest::default() })
         }
         InstanceAction::Reload => Request::Reload(ReloadRequest { select, ..ReloadRequest::default() }),
-        InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to),
+        InstanceAction::Scale(to) => Request::Scale(select.into_iter().next().unwrap_or_default(), to.into()),
     }
 }
 

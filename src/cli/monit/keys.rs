@@ -224,18 +224,46 @@ impl Model {
             return self.set_message("nothing selected", false);
         }
         let (select, subject) = (self.selectors(), self.selection_text());
-        self.mode = InputMode::Confirm { action, select, subject };
+        let is_drastic = matches!(action, InstanceAction::Basic(Action::Stop | Action::Delete));
+        let typed = (is_drastic && self.selected == RowKey::All).then(String::new);
+        self.mode = InputMode::Confirm { action, select, subject, typed };
+    }
+
+    /// A key while `all` must be typed to confirm an action.
+    fn on_typed_confirm_key(&mut self, code: KeyCode) -> Option<UiCommand> {
+        let InputMode::Confirm { typed: Some(typed), .. } = &mut self.mode else { return None };
+        match code {
+            KeyCode::Enter if typed.trim() == "all" => return self.confirmed(),
+            KeyCode::Enter => self.set_message("not confirmed: \"all\" was not typed", false),
+            KeyCode::Esc => {}
+            KeyCode::Backspace => {
+                typed.pop();
+                return None;
+            }
+            KeyCode::Char(c) => {
+                typed.push(c);
+                return None;
+            }
+            _ => return None,
+        }
+        self.mode = InputMode::Normal;
+        None
+    }
+
+    fn confirmed(&mut self) -> Option<UiCommand> {
+        let InputMode::Confirm { action, select, subject, .. } = std::mem::take(&mut self.mode) else {
+            return None;
+        };
+        self.set_message(&format!("{} {subject}…", action.label()), true);
+        Some(UiCommand::Run(action, select))
     }
 
     pub(super) fn on_confirm_key(&mut self, code: KeyCode) -> Option<UiCommand> {
+        if matches!(self.mode, InputMode::Confirm { typed: Some(_), .. }) {
+            return self.on_typed_confirm_key(code);
+        }
         match code {
-            KeyCode::Char('y' | 'Y') | KeyCode::Enter => {
-                let InputMode::Confirm { action, select, subject } = std::mem::take(&mut self.mode) else {
-                    return None;
-                };
-                self.set_message(&format!("{} {subject}…", action.label()), true);
-                Some(UiCommand::Run(action, select))
-            }
+            KeyCode::Char('y' | 'Y') | KeyCode::Enter => self.confirmed(),
             KeyCode::Char('n' | 'N' | 'q') | KeyCode::Esc => {
                 self.mode = InputMode::Normal;
                 None

@@ -16,6 +16,8 @@ pub(super) struct LogLine {
     /// Id and name of the instance; `None` for a line of rsm.
     pub(super) source: Option<(u32, String)>,
     pub(super) stream: OutputStream,
+    /// When it was read, in milliseconds since the epoch.
+    pub(super) at: Option<u64>,
     /// Without control characters.
     pub(super) text: String,
 }
@@ -106,8 +108,8 @@ impl LogPane {
     pub(super) fn push_items(&mut self, items: impl IntoIterator<Item = LogItem>) {
         for item in items {
             let line = match item {
-                LogItem::Line { id, name, stream, line, .. } => {
-                    LogLine { source: Some((id, name)), stream, text: text::sanitize_line(&line) }
+                LogItem::Line { id, name, stream, line, at } => {
+                    LogLine { source: Some((id, name)), stream, at, text: text::sanitize_line(&line) }
                 }
                 LogItem::Missed { lines } => missed_line(lines),
                 LogItem::Positions { .. } => continue,
@@ -213,7 +215,7 @@ impl LogPane {
 
 fn missed_line(lines: u64) -> LogLine {
     let text = format!("… {lines} lines skipped");
-    LogLine { source: None, stream: OutputStream::Out, text }
+    LogLine { source: None, stream: OutputStream::Out, at: None, text }
 }
 
 #[cfg(test)]

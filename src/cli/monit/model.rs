@@ -68,6 +68,8 @@ pub(super) enum InputMode {
         action: InstanceAction,
         select: Selectors,
         subject: String,
+        /// The text typed so far, if `all` must be typed: one key is not enough to stop everything.
+        typed: Option<String>,
     },
     Help,
 }
@@ -127,6 +129,8 @@ pub(super) struct Model {
     pub(super) rows: Vec<TreeRow>,
     pub(super) tree_options: TreeOptions,
     pub(super) selected: RowKey,
+    /// Whether the selection was made: the first app, not all, is selected when the first list arrives.
+    has_selection: bool,
     pub(super) mode: InputMode,
     pub(super) focus: Focus,
     pub(super) tab: Tab,
@@ -243,6 +247,11 @@ impl Model {
             let at = index.min(self.rows.len().saturating_sub(1));
             self.selected = self.rows.get(at).map(|row| row.key.clone()).unwrap_or_default();
         }
+        let first_app = self.rows.get(1).map(|row| row.key.clone());
+        if let Some(first) = first_app.as_ref().filter(|_| !self.has_selection) {
+            self.selected = first.clone();
+        }
+        self.has_selection = first_app.is_some();
     }
 
     pub(super) fn selected_index(&self) -> usize {
@@ -332,6 +341,8 @@ pub(super) mod tests {
         let instances =
             vec![view(0, "api", DisplayStatus::Online), second, view(2, "网关", DisplayStatus::Errored)];
         model.apply_update(Update::Listed { instances, sample: true });
+        assert_eq!(model.selected, RowKey::App("api".into()), "the first app is selected, not all");
+        model.select(0);
         model
     }
 

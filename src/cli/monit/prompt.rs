@@ -94,8 +94,12 @@ impl Model {
                     ScaleTo::Remove(count) => format!("down by {count}"),
                 };
                 let subject = format!("{app} {change}");
-                self.mode =
-                    InputMode::Confirm { action: InstanceAction::Scale(to), select: vec![app], subject };
+                self.mode = InputMode::Confirm {
+                    action: InstanceAction::Scale(to),
+                    select: vec![app],
+                    subject,
+                    typed: None,
+                };
             }
             Err(error) => self.set_message(&error, false),
         }

@@ -68,6 +68,21 @@ fn actions_require_confirmation() {
 }
 
 #[test]
+fn stopping_all_requires_the_word() {
+    let mut model = model();
+    for keys in ["d y Enter", "x Enter", "d Esc", "d alle Enter"] {
+        assert_eq!(press(&mut model, keys), None, "{keys}");
+        assert_eq!(model.mode, InputMode::Normal, "{keys}");
+    }
+    let all = vec!["all".to_owned()];
+    assert_eq!(
+        press(&mut model, "d alx Back l Enter"),
+        Some(UiCommand::Run(InstanceAction::Basic(Action::Delete), all.clone()))
+    );
+    assert_eq!(press(&mut model, "r y"), Some(UiCommand::Run(InstanceAction::Basic(Action::Restart), all)));
+}
+
+#[test]
 fn scale_requires_number_and_app() {
     let mut model = model();
     press(&mut model, "i");

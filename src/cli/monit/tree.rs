@@ -52,6 +52,10 @@ pub(super) struct Totals {
     pub(super) cluster: bool,
     /// The first pid.
     pub(super) pid: Option<i32>,
+    /// Whether all instances with a liveness probe are healthy.
+    pub(super) healthy: Option<bool>,
+    /// How the last run ended, for a single instance.
+    pub(super) last_exit: Option<String>,
 }
 
 /// The sort key of apps.
@@ -73,6 +77,7 @@ impl From<SortField> for TreeSort {
             SortField::Cpu => Self::Cpu,
             SortField::Memory => Self::Memory,
             SortField::Uptime => Self::Uptime,
+            SortField::Restarts => Self::Restarts,
             SortField::Status => Self::Status,
             SortField::Name | SortField::Namespace | SortField::Pid | SortField::Id => Self::Name,
         }
@@ -181,12 +186,15 @@ fn row(key: RowKey, label: String, views: &[&InstanceView]) -> TreeRow {
 /// The order of statuses by urgency.
 fn urgency(status: DisplayStatus) -> u8 {
     match status {
-        DisplayStatus::Online => 0,
-        DisplayStatus::Stopped => 1,
-        DisplayStatus::Stopping => 2,
-        DisplayStatus::Launching => 3,
-        DisplayStatus::Waiting => 4,
-        DisplayStatus::Errored => 5,
+        DisplayStatus::Completed => 0,
+        DisplayStatus::Scheduled => 1,
+        DisplayStatus::Online => 2,
+        DisplayStatus::Stopped => 3,
+        DisplayStatus::Stopping => 4,
+        DisplayStatus::Launching => 5,
+        DisplayStatus::Waiting => 6,
+        DisplayStatus::Failed => 7,
+        DisplayStatus::Errored => 8,
     }
 }
 
@@ -209,6 +217,12 @@ impl Totals {
             uptime: views.iter().filter_map(|view| view.uptime).min(),
             cluster: views.iter().any(|view| view.mode == ExecMode::Cluster),
             pid: views.iter().find_map(|view| view.pid),
+            healthy: views.iter().filter_map(|view| view.healthy).reduce(|one, other| one && other),
+            last_exit: views
+                .first()
+                .filter(|_| views.len() == 1)
+                .and_then(|view| view.last_exit.as_ref())
+                .map(ToString::to_string),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::cli::render::drift;
 use crate::cli::render::style::{Tone, tame, truncate, width};
+use crate::cli::render::units;
 use crate::ipc::message::{DisplayStatus, HostInfo, InstanceView};
 
 /// What alerts depend on besides the instances.
@@ -36,9 +37,18 @@ pub(crate) fn alerts(instances: &[InstanceView], context: &AlertContext) -> Vec<
         let what = format!("the daemon runs rsm {}, this is another version", tame(version));
         warning(what, ". To upgrade it", "rsm upgrade".into())
     });
-    let unsaved =
-        context.unsaved.then(|| warning("the list has unsaved changes".into(), "", "rsm save".into()));
-    errored_alert(instances).into_iter().chain(other_version).chain(unsaved).collect()
+    // Less important than all others.
+    let unsaved = context.unsaved.then(|| Alert {
+        tone: Tone::Dim,
+        ..warning(
+            "the list is not saved".into(),
+            " (to start it at boot, also rsm startup)",
+            "rsm save".into(),
+        )
+    });
+    let apps = errored_alert(instances).into_iter().chain(crash_loop_alert(instances));
+    let apps = apps.chain(failed_job_alert(instances));
+    apps.chain(other_version).chain(unsaved).collect()
 }
 
 /// Alerts for ecosystem files that differ from the running apps. The list shows differences for each app instead.
@@ -71,6 +81,51 @@ fn errored_alert(instances: &[InstanceView]) -> Option<Alert> {
         detail: more,
         command: format!("rsm describe {}", first.id),
     })
+}
+
+/// From this number of unexpected exits on, without a healthy run in between, an instance is crash-looping.
+const CRASH_LOOP: u32 = 3;
+
+/// The alert for instances that are restarted again and again.
+fn crash_loop_alert(instances: &[InstanceView]) -> Option<Alert> {
+    let is_looping = |view: &&InstanceView| {
+        view.failed_runs >= CRASH_LOOP
+            && matches!(
+                view.status,
+                DisplayStatus::Launching | DisplayStatus::Online | DisplayStatus::Waiting
+            )
+    };
+    let mut looping = instances.iter().filter(is_looping);
+    let first = looping.next()?;
+    let name = tame(&first.name);
+    // The last exit is not followed by a restart yet.
+    let waiting = u32::from(first.status == DisplayStatus::Waiting);
+    let restarts = units::pluralize(first.failed_runs.saturating_sub(waiting) as usize, "restart");
+    let exit = first.last_exit.as_ref().map(|exit| format!(", {exit}")).unwrap_or_default();
+    let summary = match looping.count() {
+        0 => format!("{name} (id {}) is crash-looping: {restarts}{exit}", first.id),
+        more => format!("{name} (id {}) and {more} more are crash-looping: {restarts}{exit}", first.id),
+    };
+    let detail = ". For its output".to_owned();
+    Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })
+}
+
+/// The alert for jobs that have failed.
+fn failed_job_alert(instances: &[InstanceView]) -> Option<Alert> {
+    let has_failed = |view: &&InstanceView| {
+        view.status == DisplayStatus::Failed
+            || (view.status == DisplayStatus::Scheduled && view.last_run_failed)
+    };
+    let mut failed = instances.iter().filter(has_failed);
+    let first = failed.next()?;
+    let name = tame(&first.name);
+    let exit = first.last_exit.as_ref().map(|exit| format!(": {exit}")).unwrap_or_default();
+    let summary = match failed.count() {
+        0 => format!("{name} (id {}) has failed{exit}", first.id),
+        more => format!("{name} (id {}) and {more} more have failed{exit}", first.id),
+    };
+    let detail = ". For its output".to_owned();
+    Some(Alert { tone: Tone::Error, summary, detail, command: format!("rsm logs {} --err", first.id) })
 }
 
 /// All alerts on one line, with details if they fit; one line for each if even the summaries do not fit.
@@ -113,6 +168,7 @@ pub(crate) fn compact_line(alerts: &[Alert], columns: usize) -> Option<(Tone, St
 mod tests {
     use super::*;
     use crate::cli::render::list::tests::view;
+    use crate::exit::Exit;
 
     fn rendered(instances: &[InstanceView], context: &AlertContext) -> Option<(Tone, String)> {
         line(&alerts(instances, context), 300)
@@ -144,6 +200,30 @@ mod tests {
     }
 
     #[test]
+    fn crash_loop_is_an_alert_until_a_run_is_healthy() {
+        let looping = |status, failed_runs| InstanceView {
+            failed_runs,
+            last_exit: Some(Exit::Code(1)),
+            ..view(0, "api", status)
+        };
+        let shown = |status, runs| rendered(&[looping(status, runs)], &AlertContext::default());
+        let want = |count| {
+            let text = format!(
+                "api (id 0) is crash-looping: {count} restarts, exit code 1. For its output: rsm logs 0 --err"
+            );
+            Some((Tone::Error, text))
+        };
+        assert_eq!(shown(DisplayStatus::Online, 11), want(11));
+        assert_eq!(
+            shown(DisplayStatus::Waiting, 12),
+            want(11),
+            "the last exit is not followed by a restart yet"
+        );
+        assert_eq!(shown(DisplayStatus::Online, 2), None);
+        assert_eq!(shown(DisplayStatus::Stopped, 11), None);
+    }
+
+    #[test]
     fn each_alert_names_a_command() {
         let online = [view(0, "api", DisplayStatus::Online)];
         assert_eq!(rendered(&online, &AlertContext::default()), None);
@@ -163,11 +243,11 @@ mod tests {
         let all = alerts(&[errored], &AlertContext { unsaved: true, ..AlertContext::default() });
         let rendered = |columns| line(&all, columns).unwrap().1;
         assert!(
-            rendered(200).contains("exit code 1. For details: rsm describe 2; the list has"),
+            rendered(200).contains("exit code 1. For details: rsm describe 2; the list is not saved"),
             "{}",
             rendered(200)
         );
-        let brief = "网关 (id 2) is errored: rsm describe 2; the list has unsaved changes: rsm save";
+        let brief = "网关 (id 2) is errored: rsm describe 2; the list is not saved: rsm save";
         assert_eq!((rendered(width(brief)).as_str(), rendered(70)), (brief, brief.replacen("; ", "\n", 1)));
     }
 
@@ -176,7 +256,7 @@ mod tests {
         let errored = [view(2, "网关", DisplayStatus::Errored)];
         let all = alerts(&errored, &full_context());
         let row = |columns| compact_line(&all, columns).unwrap().1;
-        assert!(row(400).ends_with("the list has unsaved changes: rsm save"), "{}", row(400));
+        assert!(row(400).ends_with("the list is not saved: rsm save"), "{}", row(400));
         assert_eq!(row(60), "网关 (id 2) is errored: rsm describe 2; 2 more: rsm list");
         assert_eq!(row(50), "网关 (id 2) is …: rsm describe 2; 2 more: rsm list");
         for columns in 0..200 {

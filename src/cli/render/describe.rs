@@ -9,7 +9,10 @@ use super::list::mode;
 use super::style::{Style, Tone, tame, width};
 use super::units;
 use crate::ipc::message::{DisplayStatus, ExitView, InstanceDetail, LimitView};
-use crate::spec::{AppSpec, Autoscale, Probe, RestartDelay, RestartPolicy};
+use crate::spec::{
+    AppSpec, Autoscale, Condition, Dependency, KillMode, Overlap, Probe, RestartDelay, RestartPolicy,
+    known_program,
+};
 
 /// A heading and its rows.
 type Section = (&'static str, Vec<(&'static str, String)>);
@@ -92,25 +95,48 @@ fn state(detail: &InstanceDetail, zone: &TimeZone) -> Section {
             format!("{}, since {}", units::duration(uptime), units::local_time(since, zone)),
         ));
     }
+    if let Some(next) = view.next_run {
+        rows.push(("next run", units::local_time(next, zone)));
+    }
+    rows.push(("runs", view.runs.to_string()));
     rows.push(("restarts", format!("{} ({} unstable)", view.restarts, view.unstable_restarts)));
     rows.push(("added", units::local_time(detail.created_at, zone)));
     ("State", rows)
 }
 
+/// The schedule, its time zone, and what it does while a run has not ended.
+fn schedule_text(schedule: &str, spec: &AppSpec) -> String {
+    let zone = spec.timezone.as_ref().map(|zone| format!(" ({zone})")).unwrap_or_default();
+    let rule = match spec.overlap {
+        Overlap::Replace => "",
+        Overlap::Skip => ", skipped while it runs",
+        Overlap::Queue => ", queued while it runs",
+    };
+    format!("{schedule}{zone}{rule}")
+}
+
 fn restart(spec: &AppSpec) -> Section {
-    let (policy, stop) = (&spec.restart, &spec.stop);
+    let policy = &spec.restart;
     let mut rows = vec![
         ("restart policy", if policy.autorestart { "always" } else { "never" }.into()),
         ("restart delay", delay_text(policy.delay)),
         ("restart limit", restart_limit(policy)),
-        ("stop", stop_text(&stop.signal, stop.timeout, stop.whole_tree)),
+        ("stop", stop_text(spec)),
     ];
     if !policy.stop_exit_codes.is_empty() {
         let codes: Vec<String> = policy.stop_exit_codes.iter().map(i32::to_string).collect();
         rows.push(("no restart on", format!("exit code {}", codes.join(", "))));
     }
     rows.extend(spec.max_memory_restart.map(|bytes| ("memory limit", units::size(bytes))));
-    rows.extend(spec.cron_restart.clone().map(|schedule| ("schedule", schedule)));
+    rows.extend(spec.cron_restart.as_ref().map(|schedule| ("schedule", schedule_text(schedule, spec))));
+    if !spec.depends_on.is_empty() {
+        let text = |on: &Dependency| match on.condition {
+            Condition::Started => format!("{} (started)", on.app),
+            Condition::Ready => on.app.clone(),
+            Condition::Completed => format!("{} (completed)", on.app),
+        };
+        rows.push(("depends on", spec.depends_on.iter().map(text).collect::<Vec<_>>().join(", ")));
+    }
     if let Some(watch) = &spec.watch {
         let paths: Vec<String> = watch.paths.iter().map(|path| display_path(path)).collect();
         rows.push(("watch", paths.join(" ")));
@@ -205,15 +231,25 @@ fn delay_text(delay: RestartDelay) -> String {
 fn restart_limit(policy: &RestartPolicy) -> String {
     let RestartPolicy { max_restarts, min_uptime, window, .. } = policy;
     format!(
-        "{max_restarts} unstable exits (uptime below {}) within {}",
+        "{} (uptime below {}) within {}",
+        units::pluralize(usize::try_from(*max_restarts).unwrap_or(usize::MAX), "unstable exit"),
         duration_text(*min_uptime),
         duration_text(*window)
     )
 }
 
-fn stop_text(signal: &str, grace_period: Duration, whole_tree: bool) -> String {
-    let target = if whole_tree { "to the process tree" } else { "to the main process" };
-    format!("{signal} {target}, SIGKILL after {}", duration_text(grace_period))
+fn stop_text(app: &AppSpec) -> String {
+    let stop = &app.stop;
+    let source = match known_program(app) {
+        Some((program, signal)) if signal == stop.signal => format!(" (graceful stop of {program})"),
+        _ => String::new(),
+    };
+    let target = match stop.mode {
+        KillMode::Topmost => "to the process tree, topmost processes first",
+        KillMode::All => "to the whole process tree at once",
+        KillMode::Main => "to the main process",
+    };
+    format!("{}{source} {target}, SIGKILL after {}", stop.signal, duration_text(stop.timeout))
 }
 
 /// The exit history, newest first: time, run, uptime, exit and its reason.
@@ -324,6 +360,7 @@ Command
 
 State
   status         errored: 2 unstable restarts
+  runs           0
   restarts       0 (0 unstable)
   added          2023-11-14 22:13:20
 
@@ -331,7 +368,7 @@ Restarts and limits
   restart policy always
   restart delay  none after the first unstable exit, then exponential from 100 ms to 15 s
   restart limit  16 unstable exits (uptime below 1 s) within 600 s
-  stop           SIGINT to the process tree, SIGKILL after 10 s
+  stop           SIGINT to the process tree, topmost processes first, SIGKILL after 10 s
 
 Files
   stdout         /h/logs/api-out.log
@@ -360,7 +397,7 @@ Last lines of stderr
         online.processes = vec![4003, 4004, 4005];
         let page = describe(&online, &[], &TimeZone::UTC, Style::plain());
         assert!(page.contains("process        4003 (+2 child processes)\n"), "{page}");
-        assert!(page.contains("cpu, memory    1.5%, 51.4mb\n"), "{page}");
+        assert!(page.contains("cpu, memory    1.5%, 51.4 MB\n"), "{page}");
         assert!(page.contains("uptime         2h, since 2023-11-14 22:13:20\n"), "{page}");
     }
 }

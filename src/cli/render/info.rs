@@ -76,10 +76,10 @@ mod tests {
         };
         let want = "\
 version  0.1.0 (this command is 0.2.0)
-daemon   pid 11, memory 3.0mb, uptime 3m
-keeper   pid 10, memory 3.0mb, uptime 3m
+daemon   pid 11, memory 3.0 MB, uptime 3m
+keeper   pid 10, memory 3.0 MB, uptime 3m
 apps     2 online, 1 stopped
-host     2 cores, load 0.50 0.25 0.00, memory 1.0gb of 4.0gb used
+host     2 cores, load 0.50 0.25 0.00, memory 1.0 GB of 4.0 GB used
 home     /h
 socket   /h/rsm.sock
 blocked  stdin of app a (pid 3), for 1m

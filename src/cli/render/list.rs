@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tabled::builder::Builder;
-use tabled::settings::object::Rows;
-use tabled::settings::{Color, Style as Border, Width};
+use tabled::settings::object::{Columns, Rows};
+use tabled::settings::{Alignment, Color, Style as Border, Width};
 
 use super::drift;
 use super::style::{self, Style, Tone, tame, truncate};
@@ -42,7 +42,8 @@ use ListColumn::{
     Cpu, Id, Memory, Mode, Name, Namespace, Pid, Restarts, Status as State, Uptime, User, Version, Watching,
 };
 
-/// From the widest to the narrowest.
+/// From the widest to the narrowest. The widest has the order of PM2, for scripts; the others begin with what matters
+/// most.
 const LAYOUTS: [ListLayout; 7] = [
     ListLayout {
         columns: &[
@@ -51,12 +52,12 @@ const LAYOUTS: [ListLayout; 7] = [
         name: 40,
     },
     ListLayout {
-        columns: &[Id, Name, Namespace, Mode, Pid, Uptime, Restarts, State, Cpu, Memory, User],
+        columns: &[Id, Name, State, Restarts, Uptime, Memory, Cpu, Pid, Mode, Namespace, User],
         name: 32,
     },
-    ListLayout { columns: &[Id, Name, Mode, Pid, Uptime, Restarts, State, Cpu, Memory], name: 24 },
-    ListLayout { columns: &[Id, Name, Mode, Restarts, State, Cpu, Memory], name: 20 },
-    ListLayout { columns: &[Id, Name, State, Cpu, Memory], name: 16 },
+    ListLayout { columns: &[Id, Name, State, Restarts, Uptime, Memory, Cpu, Pid, Mode], name: 24 },
+    ListLayout { columns: &[Id, Name, State, Restarts, Uptime, Memory, Cpu], name: 20 },
+    ListLayout { columns: &[Id, Name, State, Restarts, Memory], name: 16 },
     ListLayout { columns: &[Id, Name, State], name: 16 },
     ListLayout { columns: &[Id, Name, State], name: 6 },
 ];
@@ -173,6 +174,9 @@ impl ListLayout {
             true => table.with(Border::rounded().remove_horizontals()),
             false => table.with(Border::rounded()),
         };
+        for (index, _) in self.columns.iter().enumerate().filter(|(_, column)| column.is_number()) {
+            table.modify(Columns::one(index), Alignment::right());
+        }
         if style.color {
             self.color(&mut table, instances);
         }
@@ -196,6 +200,10 @@ impl ListLayout {
 }
 
 impl ListColumn {
+    fn is_number(self) -> bool {
+        matches!(self, Id | Pid | Uptime | Restarts | Cpu | Memory)
+    }
+
     fn title(self) -> &'static str {
         match self {
             Id => "id",
@@ -227,12 +235,24 @@ impl ListColumn {
             Pid => instance.pid.map_or_else(|| "N/A".into(), |pid| pid.to_string()),
             Uptime => uptime(instance),
             Restarts => instance.restarts.to_string(),
-            State => instance.status.as_str().to_owned(),
+            State => status(instance),
             Cpu => units::percent(instance.cpu),
             Memory => units::size(instance.memory),
             User => text(&instance.user),
             Watching => if instance.watching { "enabled" } else { "disabled" }.to_owned(),
         }
+    }
+}
+
+/// The status; that of a scheduled job with the time until its next run.
+fn status(instance: &InstanceView) -> String {
+    let name = instance.status.as_str();
+    let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0);
+    match (instance.status, instance.next_run) {
+        (DisplayStatus::Scheduled, Some(next)) => {
+            format!("{name} in {}", units::age(next.saturating_sub(now)))
+        }
+        _ => name.to_owned(),
     }
 }
 
@@ -270,11 +290,18 @@ pub(crate) mod tests {
             uptime: online.then_some(7_200_000),
             restarts: 0,
             unstable_restarts: 0,
+            runs: 0,
+            next_run: None,
+            last_run_failed: false,
+            failed_runs: 0,
+            last_exit: None,
             cpu: if online { 1.5 } else { 0.0 },
             memory: if online { 53_896_806 } else { 0 },
             memory_limit: None,
             user: "ada".into(),
             watching: false,
+            healthy: None,
+            script: "/srv/app.js".into(),
             version: None,
             source: None,
             drift: None,
@@ -293,19 +320,19 @@ pub(crate) mod tests {
     }
 
     const FULL: &str = "\
-╭────┬────────┬───────────┬─────────┬──────┬──────┬────────┬────┬─────────────────┬──────┬────────┬──────┬──────────╮
-│ id │ name   │ namespace │ version │ mode │ pid  │ uptime │ ↺  │ status          │ cpu  │ mem    │ user │ watching │
-├────┼────────┼───────────┼─────────┼──────┼──────┼────────┼────┼─────────────────┼──────┼────────┼──────┼──────────┤
-│ 0  │ api    │ default   │ N/A     │ fork │ 4000 │ 2h     │ 0  │ online          │ 1.5% │ 51.4mb │ ada  │ disabled │
-│ 1  │ worker │ default   │ N/A     │ fork │ N/A  │ 0      │ 0  │ waiting restart │ 0%   │ 0b     │ ada  │ disabled │
-│ 2  │ 网关   │ default   │ N/A     │ fork │ N/A  │ 0      │ 15 │ errored         │ 0%   │ 0b     │ ada  │ disabled │
-╰────┴────────┴───────────┴─────────┴──────┴──────┴────────┴────┴─────────────────┴──────┴────────┴──────┴──────────╯
+╭────┬────────┬───────────┬─────────┬──────┬──────┬────────┬────┬─────────────────┬──────┬─────────┬──────┬──────────╮
+│ id │ name   │ namespace │ version │ mode │  pid │ uptime │  ↺ │ status          │  cpu │     mem │ user │ watching │
+├────┼────────┼───────────┼─────────┼──────┼──────┼────────┼────┼─────────────────┼──────┼─────────┼──────┼──────────┤
+│  0 │ api    │ default   │ N/A     │ fork │ 4000 │     2h │  0 │ online          │ 1.5% │ 51.4 MB │ ada  │ disabled │
+│  1 │ worker │ default   │ N/A     │ fork │  N/A │      0 │  0 │ waiting restart │   0% │     0 B │ ada  │ disabled │
+│  2 │ 网关   │ default   │ N/A     │ fork │  N/A │      0 │ 15 │ errored         │   0% │     0 B │ ada  │ disabled │
+╰────┴────────┴───────────┴─────────┴──────┴──────┴────────┴────┴─────────────────┴──────┴─────────┴──────┴──────────╯
 网关 (id 2) is errored: 16 unstable restarts, last exit: exit code 1. For details: rsm describe 2
 ";
 
     #[test]
     fn wide_terminal_shows_all_columns() {
-        assert_eq!(shown(117), FULL);
+        assert_eq!(shown(118), FULL);
     }
 
     #[test]
@@ -314,16 +341,16 @@ pub(crate) mod tests {
             |width| shown(width).lines().nth(1).unwrap_or_default().replace(['│', ' '], "|").to_owned();
         let columns = |width| head(width).split('|').filter(|word| !word.is_empty()).count();
         assert_eq!(
-            [116, 96, 95, 77, 76, 61, 60, 40].map(columns),
-            [11, 11, 9, 9, 7, 7, 5, 3],
+            [117, 97, 96, 78, 77, 64, 63, 48, 47].map(columns),
+            [11, 11, 9, 9, 7, 7, 5, 5, 3],
             "{}",
             shown(80)
         );
         let usual = "\
-╭────┬────────┬──────┬──────┬────────┬────┬─────────────────┬──────┬────────╮
-│ id │ name   │ mode │ pid  │ uptime │ ↺  │ status          │ cpu  │ mem    │
-├────┼────────┼──────┼──────┼────────┼────┼─────────────────┼──────┼────────┤
-│ 0  │ api    │ fork │ 4000 │ 2h     │ 0  │ online          │ 1.5% │ 51.4mb │
+╭────┬────────┬─────────────────┬────┬────────┬─────────┬──────┬──────┬──────╮
+│ id │ name   │ status          │  ↺ │ uptime │     mem │  cpu │  pid │ mode │
+├────┼────────┼─────────────────┼────┼────────┼─────────┼──────┼──────┼──────┤
+│  0 │ api    │ online          │  0 │     2h │ 51.4 MB │ 1.5% │ 4000 │ fork │
 ";
         assert!(shown(80).starts_with(usual), "{}", shown(80));
     }
@@ -339,7 +366,7 @@ pub(crate) mod tests {
 
     #[test]
     fn table_fits_terminal_width() {
-        for width in [30, 40, 50, 61, 80, 116, 117, 200] {
+        for width in [30, 40, 50, 62, 80, 117, 118, 200] {
             let text = table(&three(), Style { color: false, width });
             let widest = text.lines().map(style::width).max();
             assert!(widest <= Some(width), "{width}\n{text}");
@@ -349,16 +376,16 @@ pub(crate) mod tests {
     #[test]
     fn empty_list_is_a_header() {
         let want = "\
-╭────┬──────┬────────┬─────┬─────╮
-│ id │ name │ status │ cpu │ mem │
-╰────┴──────┴────────┴─────┴─────╯
+╭────┬──────┬────────┬───┬─────╮
+│ id │ name │ status │ ↺ │ mem │
+╰────┴──────┴────────┴───┴─────╯
 ";
         assert_eq!(list(&[], None, Style { color: false, width: 40 }), want);
     }
 
     #[test]
     fn colors_keep_column_widths() {
-        let colored = list(&three(), None, Style { color: true, width: 117 });
+        let colored = list(&three(), None, Style { color: true, width: 118 });
         assert!(colored.contains("\u{1b}[32monline"), "{colored}");
         let mut bare = colored;
         for tone in [Tone::Heading, Tone::Success, Tone::Error, Tone::Warning] {
@@ -382,8 +409,8 @@ pub(crate) mod tests {
     #[test]
     fn totals_and_host_follow_table() {
         let text = list(&three(), Some(&context()), Style { color: false, width: 200 });
-        let want = "3 apps: 1 errored, 1 online, 1 waiting restart; cpu 1.5%, mem 51.4mb  |  \
-                    host: load 0.50 0.25 0.00 on 2 cores, mem 25% of 8.0gb, disk 40% of 100.0gb\n";
+        let want = "3 apps: 1 errored, 1 online, 1 waiting restart; cpu 1.5%, mem 51.4 MB  |  \
+                    host: load 0.50 0.25 0.00 on 2 cores, mem 25% of 8.0 GB, disk 40% of 100.0 GB\n";
         assert!(text.contains(want), "{text}");
         let narrow = list(&three(), Some(&context()), Style { color: false, width: 60 });
         assert!(narrow.lines().rev().skip(1).all(|line| style::width(line) <= 60), "{narrow}");

@@ -79,7 +79,7 @@ mod tests {
         let colored = Style { color: true, width: 80 };
         let line = prefix.line(0, "a", OutputStream::Err, "x", colored);
         assert!(
-            line.starts_with("\u{1b}[3") && line.ends_with("m0|a\u{1b}[0m     \u{1b}[31m|\u{1b}[0m x"),
+            line.starts_with("\u{1b}[") && line.ends_with("m0|a\u{1b}[0m     \u{1b}[31m|\u{1b}[0m x"),
             "{line:?}"
         );
         assert_eq!(line, prefix.line(0, "a", OutputStream::Err, "x", colored));

@@ -8,6 +8,9 @@ use crate::spec::AppSpec;
 /// Maximum number of characters of a value; longer ones are truncated.
 const MAX_VALUE: usize = 60;
 
+/// Number of characters shown before the first difference of two long values.
+const CONTEXT: usize = 15;
+
 /// A step of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlanStep {
@@ -124,7 +127,7 @@ pub(crate) fn text(steps: &[PlanStep]) -> String {
 /// The plan as JSON: `{ "steps": [{ "action", "app", "ids", "reason", "changes" }], "pending": 2 }`.
 pub(crate) fn json(steps: &[PlanStep]) -> Value {
     let change = |change: &FieldDiff| match &change.values {
-        Some((current, planned)) => json!({ "setting": change.name, "is": current, "wanted": planned }),
+        Some((current, planned)) => json!({ "setting": change.name, "current": current, "desired": planned }),
         None => json!({ "setting": change.name, "change": change.note }),
     };
     let step = |step: &PlanStep| {
@@ -147,21 +150,31 @@ fn instances(count: u32) -> String {
 fn change_text(change: &FieldDiff) -> String {
     match &change.values {
         Some((current, planned)) => {
-            format!("{}: {} → {}", change.name, value_text(current), value_text(planned))
+            let [current, planned] = value_texts(current, planned);
+            format!("{}: {current} → {planned}", change.name)
         }
         None => format!("{} {}", change.name, change.note),
     }
 }
 
-fn value_text(value: &Value) -> String {
-    let text = match value {
+/// Two values that differ. Long ones are truncated around the first difference, so that it is visible.
+fn value_texts(current: &Value, planned: &Value) -> [String; 2] {
+    let texts = [current, planned].map(|value| match value {
         Value::Null => "none".to_owned(),
         other => other.to_string(),
-    };
-    match text.chars().count() > MAX_VALUE {
-        true => format!("{}…", text.chars().take(MAX_VALUE).collect::<String>()),
-        false => text,
+    });
+    let [a, b] = &texts;
+    if texts.iter().all(|text| text.chars().count() <= MAX_VALUE) {
+        return texts;
     }
+    let common = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let start = if common < MAX_VALUE / 2 { 0 } else { common - CONTEXT };
+    texts.map(|text| {
+        let part: String = text.chars().skip(start).take(MAX_VALUE).collect();
+        let before = if start > 0 { "…" } else { "" };
+        let after = if text.chars().count() > start + MAX_VALUE { "…" } else { "" };
+        format!("{before}{part}{after}")
+    })
 }
 
 #[cfg(test)]
@@ -194,13 +207,31 @@ mod tests {
     }
 
     #[test]
+    fn difference_of_long_values_is_visible() {
+        let list =
+            |last: &str| json!((0..40).map(|n| format!("word-{n}")).chain([last.into()]).collect::<Vec<_>>());
+        let shown = |a: Value, b: Value| value_texts(&a, &b);
+        let [before, after] = shown(list("--port 80"), list("--port 81"));
+        assert!(before.starts_with('…') && before.ends_with("--port 80\"]"), "{before}");
+        assert!(after.ends_with("--port 81\"]") && before.chars().count() <= MAX_VALUE + 2, "{after}");
+        let [before, after] = shown(json!("x".repeat(100)), json!("x".repeat(101)));
+        assert_ne!(before, after);
+        let [before, after] = shown(json!("a".repeat(100)), json!("é".repeat(100)));
+        assert!(
+            before.starts_with("\"aaa") && before.ends_with('…') && after.starts_with("\"ééé"),
+            "{before} {after}"
+        );
+        assert_eq!(shown(json!(1), Value::Null), ["1", "none"]);
+    }
+
+    #[test]
     fn json_has_the_same_contents() {
         let plan = json(&steps());
         let want = json!({
             "action": "reload", "app": "api", "ids": [0, 1],
             "reason": "kill_timeout: 1000 → 2000; env.TOKEN removed",
             "changes": [
-                { "setting": "kill_timeout", "is": 1000, "wanted": 2000 },
+                { "setting": "kill_timeout", "current": 1000, "desired": 2000 },
                 { "setting": "env.TOKEN", "change": "removed" },
             ],
         });

@@ -26,10 +26,12 @@ pub(crate) enum Tone {
     /// Headings and keys.
     Heading,
     Success,
-    /// Errored or stopped.
+    /// Errored.
     Error,
     /// In transition, or needs attention.
     Warning,
+    /// Less important.
+    Dim,
 }
 
 impl Tone {
@@ -41,13 +43,16 @@ impl Tone {
             Self::Success => "\u{1b}[32m",
             Self::Error => "\u{1b}[31m",
             Self::Warning => "\u{1b}[33m",
+            Self::Dim => "\u{1b}[2m",
         }
     }
 
     pub(crate) fn of(status: DisplayStatus) -> Self {
         match status {
-            DisplayStatus::Online => Self::Success,
-            DisplayStatus::Stopped | DisplayStatus::Errored => Self::Error,
+            DisplayStatus::Online | DisplayStatus::Completed | DisplayStatus::Scheduled => Self::Success,
+            // Somebody wanted it so.
+            DisplayStatus::Stopped => Self::Plain,
+            DisplayStatus::Errored | DisplayStatus::Failed => Self::Error,
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => Self::Warning,
         }
     }
@@ -62,18 +67,15 @@ impl Style {
         Self { color: false, width: DEFAULT_WIDTH }
     }
 
-    /// `text` in a color derived from `name`. Red is reserved for errors.
+    /// `text` in the color of a name.
     pub(crate) fn paint_name(self, name: &str, text: &str) -> String {
         if !self.color {
             return text.to_owned();
         }
-        // FNV-1a distributes short names well.
-        let hash = name
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let colors = [32, 33, 34, 35, 36, 92, 93, 94, 95, 96];
-        let color = colors[hash as usize % colors.len()];
-        format!("\u{1b}[{color}m{text}{RESET}")
+        match name_color(name) {
+            color @ 0..8 => format!("\u{1b}[{}m{text}{RESET}", 30 + color),
+            color => format!("\u{1b}[{}m{text}{RESET}", 82 + color),
+        }
     }
 
     pub(crate) fn paint(self, tone: Tone, text: &str) -> String {
@@ -82,6 +84,15 @@ impl Style {
             false => text.to_owned(),
         }
     }
+}
+
+/// The color of a name, one of the 16 of the terminal. Red is reserved for errors; blue is unreadable on black.
+pub(crate) fn name_color(name: &str) -> u8 {
+    // FNV-1a distributes short names well.
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let colors = [2, 3, 5, 6, 10, 11, 12, 13, 14];
+    colors[hash as usize % colors.len()]
 }
 
 /// The width of `text` on a terminal in columns. Several characters may form one grapheme: an emoji with its

@@ -23,13 +23,13 @@ pub(crate) fn duration(ms: u64) -> String {
     if ms < 10 * SECOND { format!("{ms} ms") } else { age(ms) }
 }
 
-/// A size in bytes with one decimal, in units of 1024: `0b`, `51.4mb`.
+/// A size in bytes with one decimal, in units of 1024: `0 B`, `51.4 MB`.
 pub(crate) fn size(bytes: u64) -> String {
-    let units = [(1 << 40, "tb"), (1 << 30, "gb"), (1 << 20, "mb"), (1 << 10, "kb")];
+    let units = [(1 << 40, "TB"), (1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "KB")];
     match units.into_iter().find(|(unit, _): &(u64, _)| bytes >= *unit) {
         #[allow(clippy::cast_precision_loss, reason = "one decimal is shown")]
-        Some((unit, name)) => format!("{:.1}{name}", bytes as f64 / unit as f64),
-        None => format!("{bytes}b"),
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
     }
 }
 
@@ -45,6 +45,11 @@ pub(crate) fn local_time(ms: u64, zone: &TimeZone) -> String {
         Some(at) => at.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
         None => "?".into(),
     }
+}
+
+/// The time of day of a time in milliseconds since the epoch, in `zone`.
+pub(crate) fn time_of_day(ms: u64, zone: &TimeZone) -> String {
+    local_time(ms, zone).split(' ').nth(1).unwrap_or("?").to_owned()
 }
 
 /// The used part in percent; `0%` if the total is unknown.
@@ -89,11 +94,12 @@ mod tests {
 
     #[test]
     fn size_has_one_decimal() {
-        let sizes = [(0, "0b"), (1023, "1023b"), (1024, "1.0kb"), (53_896_806, "51.4mb"), (3 << 30, "3.0gb")];
+        let sizes =
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KB"), (53_896_806, "51.4 MB"), (3 << 30, "3.0 GB")];
         for (bytes, shown) in sizes {
             assert_eq!(size(bytes), shown);
         }
-        assert_eq!(size(u64::MAX), "16777216.0tb");
+        assert_eq!(size(u64::MAX), "16777216.0 TB");
     }
 
     #[test]

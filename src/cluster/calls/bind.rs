@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::cluster::address::{self, Address, Protocol};
-use crate::cluster::calls::call::{BindArgs, CallVerdict, SetSockOptArgs};
+use crate::cluster::calls::call::{BindArgs, CallVerdict, LandlockArgs, SetSockOptArgs};
 use crate::cluster::calls::inspect::{InspectedSocket, SocketToBind, first_unprivileged_port};
 use crate::cluster::engine::Engine;
 use crate::cluster::event::{ClusterEvent, PortWarning};
@@ -57,12 +57,12 @@ impl Engine {
         let Some(requested) = address::parse(&bytes).filter(|requested| requested.port() != 0) else {
             return CallVerdict::Continue;
         };
-        let (Ok(caller), Some(live)) = (Caller::of_thread(call.tid), self.runs.get(run)) else {
-            return CallVerdict::Continue;
+        let caller = match Caller::of_thread(call.tid) {
+            Ok(caller) if caller.same_netns => caller,
+            Err(errno @ (Errno::EPERM | Errno::EACCES)) => return self.pass_uninspectable(run, errno),
+            Ok(_) | Err(_) => return CallVerdict::Continue,
         };
-        if !caller.same_netns {
-            return CallVerdict::Continue;
-        }
+        let Some(live) = self.runs.get(run) else { return CallVerdict::Continue };
         let socket = match InspectedSocket::inspect(live.mechanism(), &caller, args.fd, live.options()) {
             Ok(Some(socket)) => socket,
             Ok(None) => return CallVerdict::Continue,
@@ -71,31 +71,81 @@ impl Engine {
         let (Some(notifier), Some(entry)) = (live.notifier(), self.state.run(run)) else {
             return CallVerdict::Continue;
         };
-        let (app, slot) = (entry.app.clone(), self.state.slot_key(entry));
+        let (app, slot, restricts_ports) =
+            (entry.app.clone(), self.state.slot_key(entry), entry.restricts_ports);
         let shares_udp = self.state.app(&app).is_some_and(|settings| settings.udp);
         // Thread ids are reused: only if the call is still valid now, all of the above was read from its caller.
         if !notifier.is_valid(call.id) || !socket.is_tcp() && !shares_udp {
             return CallVerdict::Continue;
         }
         let address = Address::new(socket.kind.protocol, requested, socket.v6_only);
+        // A call that is repeated after a signal is done already.
+        if self.state.by_inode(&app, slot, socket.fd.inode).is_some() {
+            return CallVerdict::Return(Ok(()));
+        }
+        if restricts_ports {
+            self.warn(run, PortWarning::Landlock { address });
+            return CallVerdict::Continue;
+        }
         let bind = BindCall { run, notification: call.id, fd: args.fd, app, slot, caller, address, notifier };
-        CallVerdict::Return(self.bind_inspected(&bind, socket))
+        self.bind_inspected(&bind, socket)
     }
 
-    fn bind_inspected(&mut self, bind: &BindCall, socket: InspectedSocket) -> nix::Result<()> {
-        // A call that is repeated after a signal is done already.
-        if self.state.by_inode(&bind.app, bind.slot, socket.fd.inode).is_some() {
-            return Ok(());
+    fn bind_inspected(&mut self, bind: &BindCall, socket: InspectedSocket) -> CallVerdict {
+        if let Err(errno) = self.check_rights(bind).and_then(|()| self.check_overlap(bind, socket.reuse_port))
+        {
+            return CallVerdict::Return(Err(errno));
         }
+        match self.find_reusable(bind, socket.reuse_port) {
+            Ok(Some(id)) => CallVerdict::Return(self.reuse_socket(bind, id, socket.fd)),
+            Ok(None) => match self.sockets.limit_reached(&self.state, &bind.app) {
+                Some(limit) => {
+                    self.warn(bind.run, PortWarning::TooManySockets { limit });
+                    CallVerdict::Continue
+                }
+                None => CallVerdict::Return(self.bind_new_socket(bind, socket)),
+            },
+            Err(errno) => CallVerdict::Return(Err(errno)),
+        }
+    }
+
+    /// Rejects a port that the caller could not bind itself, unless the settings of the app allow it.
+    fn check_rights(&mut self, bind: &BindCall) -> nix::Result<()> {
         let privileged = self.state.app(&bind.app).is_some_and(|settings| settings.privileged);
         let is_privileged_port = bind.address.port() < first_unprivileged_port();
         if is_privileged_port && !bind.caller.can_bind_privileged && !privileged {
             self.warn(bind.run, PortWarning::PrivilegedPort { address: bind.address });
             return Err(Errno::EACCES);
         }
-        match self.find_reusable(bind, socket.reuse_port)? {
-            Some(id) => self.reuse_socket(bind, id, socket.fd),
-            None => self.bind_new_socket(bind, socket),
+        Ok(())
+    }
+
+    /// Rejects an address whose clients reach a socket of another app, or another one of the run, as without rsm. Other
+    /// runs of the app may have such a socket: the address may change in a reload.
+    fn check_overlap(&mut self, bind: &BindCall, reuse_port: bool) -> nix::Result<()> {
+        let overlapping: Vec<HeldSocket> =
+            self.state.overlapping(bind.address).map(|(_, socket)| socket.clone()).collect();
+        let (own, foreign): (Vec<_>, Vec<_>) =
+            overlapping.into_iter().partition(|socket| socket.app == bind.app);
+        // A socket that is not listening may be closed already: it was a test of the port.
+        let in_use = |socket: &HeldSocket| {
+            socket.listening || {
+                let open = self.runs.open_sockets_of(&socket.claims);
+                open.is_incomplete() || open.contains(socket.inode)
+            }
+        };
+        if let Some(HeldSocket { app, address: other, .. }) = foreign.into_iter().find(in_use) {
+            self.warn(bind.run, PortWarning::UsedByApp { address: bind.address, app, other });
+            return Err(Errno::EADDRINUSE);
+        }
+        let own_listening = |socket: &HeldSocket| socket.listening && socket.claims.contains(&bind.run);
+        if reuse_port || !own.iter().any(own_listening) {
+            return Ok(());
+        }
+        let open = self.open_sockets_in(bind);
+        match own.iter().any(|socket| own_listening(socket) && open.contains(socket.inode)) {
+            true => Err(Errno::EADDRINUSE),
+            false => Ok(()),
         }
     }
 
@@ -233,13 +283,33 @@ impl Engine {
         args: &SetSockOptArgs,
     ) -> CallVerdict {
         let read_option = || -> nix::Result<(u64, bool)> {
-            let bytes = self.read_caller_memory(run, call, args.value, 4)?;
+            let bytes = self.read_caller_memory(run, call, args.value, args.length.min(4) as usize)?;
             let process = Caller::of_thread(call.tid)?.pid;
-            Ok((SocketFd::of(process, args.fd)?.inode, bytes != [0; 4]))
+            Ok((SocketFd::of(process, args.fd)?.inode, bytes.iter().any(|byte| *byte != 0)))
         };
         let option = read_option();
         if let (Ok((inode, value)), Some(live)) = (option, self.runs.get_mut(run)) {
             live.options_mut().record(inode, args, value);
+        }
+        CallVerdict::Continue
+    }
+
+    /// Records that a run may forbid itself to bind ports. The kernel creates the rules.
+    pub(crate) fn record_landlock(
+        &mut self,
+        run: u64,
+        call: &Notification,
+        args: &LandlockArgs,
+    ) -> CallVerdict {
+        /// `LANDLOCK_ACCESS_NET_BIND_TCP` in `handled_access_net`, the second field of `struct landlock_ruleset_attr`.
+        const BIND_TCP: u64 = 1;
+        let handled_access_net = || -> Option<u64> {
+            let bytes = self.read_caller_memory(run, call, args.attributes.checked_add(8)?, 8).ok()?;
+            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        };
+        if args.size >= 16 && handled_access_net().is_some_and(|access| access & BIND_TCP != 0) {
+            self.state.restrict_ports(run);
+            self.save();
         }
         CallVerdict::Continue
     }

@@ -32,6 +32,15 @@ pub(crate) struct SetSockOptArgs {
     pub option: i32,
     /// Pointer in the memory of the program.
     pub value: u64,
+    pub length: u32,
+}
+
+/// `landlock_create_ruleset(attributes, size, flags)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LandlockArgs {
+    /// Pointer in the memory of the program.
+    pub attributes: u64,
+    pub size: u64,
 }
 
 /// A system call and its arguments.
@@ -40,6 +49,7 @@ pub(crate) enum SupervisedCall {
     Bind(BindArgs),
     Listen(ListenArgs),
     SetSockOpt(SetSockOptArgs),
+    LandlockRuleset(LandlockArgs),
 }
 
 /// The answer to a call.
@@ -69,7 +79,11 @@ impl SupervisedCall {
                 level: call.arg_i32(1),
                 option: call.arg_i32(2),
                 value: args[3],
+                length: args[4] as u32,
             }),
+            Some(CallKind::LandlockRuleset) => {
+                Self::LandlockRuleset(LandlockArgs { attributes: args[0], size: args[1] })
+            }
             Some(CallKind::SocketCall) => return Self::parse_socketcall(call, read).map(Some),
         }))
     }

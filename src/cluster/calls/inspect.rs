@@ -22,6 +22,9 @@ struct SocketOptions {
     /// `None`: never set.
     v6_only: Option<bool>,
     reuse_port: bool,
+    /// It is bound to a network device, or may be bound to an address of another machine: a socket of rsm in its place
+    /// would listen elsewhere.
+    irreplaceable: bool,
 }
 
 /// Recorded options by inode.
@@ -38,7 +41,7 @@ impl RecordedOptions {
         match (call.level, call.option) {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) => options.v6_only = Some(value),
             (libc::SOL_SOCKET, libc::SO_REUSEPORT) => options.reuse_port = value,
-            _ => {}
+            _ => options.irreplaceable |= value,
         }
     }
 }
@@ -65,7 +68,8 @@ pub(crate) enum SocketToBind {
 }
 
 impl InspectedSocket {
-    /// Inspects the socket behind a descriptor of the caller; `None` if it is not a TCP or UDP socket.
+    /// Inspects the socket behind a descriptor of the caller; `None` if it is not a TCP or UDP socket that can share its
+    /// port.
     ///
     /// # Errors
     /// `EPERM` or `EACCES`: rsm may not inspect the process.
@@ -84,7 +88,11 @@ impl InspectedSocket {
             return Self::inspect_duplicate(caller, number, fd);
         }
         let Some(kind) = SocketKind::of_process(caller.pid, number) else { return Ok(None) };
-        let SocketOptions { v6_only, reuse_port } = options.0.get(&fd.inode).copied().unwrap_or_default();
+        let options = options.0.get(&fd.inode).copied().unwrap_or_default();
+        let SocketOptions { v6_only, reuse_port, irreplaceable } = options;
+        if irreplaceable {
+            return Ok(None);
+        }
         let v6_only = kind.is_v6 && v6_only.unwrap_or_else(default_v6_only);
         Ok(Some(Self { kind, fd, v6_only, reuse_port, duplicate: None }))
     }
@@ -93,10 +101,10 @@ impl InspectedSocket {
         let process = pidfd_open(caller.pid)?;
         let duplicate = pidfd_getfd(process.as_fd(), number)?;
         let socket = duplicate.as_fd();
-        // The kernel groups sockets that are bound to a network device apart from others.
-        let Some(kind) = SocketKind::of(socket).filter(|_| !sys::is_bound_to_device(socket)) else {
-            return Ok(None);
-        };
+        // The kernel groups sockets that are bound to a network device apart from others. A socket of another network
+        // namespace is bound there, where the rights of rsm may be greater than those of the caller.
+        let is_shareable = || !sys::is_bound_to_device(socket) && sys::is_in_own_netns(socket);
+        let Some(kind) = SocketKind::of(socket).filter(|_| is_shareable()) else { return Ok(None) };
         let v6_only = kind.is_v6 && sys::v6_only(socket);
         let reuse_port = sys::reuse_port(socket);
         Ok(Some(Self { kind, fd, v6_only, reuse_port, duplicate: Some(duplicate) }))

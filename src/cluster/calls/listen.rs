@@ -26,6 +26,7 @@ impl Engine {
         let slot = self.state.slot_key(entry);
         // Unknown if the kernel bound it: port 0, or a Unix socket.
         let Some(id) = self.state.by_inode(&entry.app, slot, inode) else { return CallVerdict::Continue };
+        self.watch.record_listen(id, run, caller.pid, args.fd);
         CallVerdict::Return(self.listen_for(run, id, args.backlog, || {
             let process = pidfd_open(caller.pid)?;
             let duplicate = pidfd_getfd(process.as_fd(), args.fd)?;
@@ -54,6 +55,13 @@ impl Engine {
         // state says otherwise: the previous daemon died before it saved that.
         let joins = !socket.listening || !sys::is_listening(fd);
         let address = socket.address;
+        if joins && let Some(other) = self.state.superseded_address(address, Some(id)) {
+            if !self.sockets.can_hide() {
+                self.warn(run, PortWarning::Superseded { address, other });
+                return Err(Errno::EADDRINUSE);
+            }
+            sys::set_hidden(fd, true)?;
+        }
         if let Err(errno) = sys::listen(fd, backlog) {
             if errno == Errno::EADDRINUSE {
                 self.warn(run, PortWarning::AddressInUse { address });
@@ -101,6 +109,9 @@ impl Engine {
             live.record_listen();
         }
         self.warn_if_shared(run, address, &app);
+        if self.state.has_one_queue(&app) {
+            self.sockets.watch_shutdown(id);
+        }
         self.host.publish(ClusterEvent::Listening { run, address });
         self.unused.schedule(run);
     }

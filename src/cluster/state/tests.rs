@@ -28,7 +28,10 @@ fn state_with(slots: u32, balance: Balance) -> ClusterState {
     state.apps.insert("api".into(), settings);
     for slot in 0..slots {
         let run = u64::from(slot) + 1;
-        state.runs.insert(run, RunState { app: "api".into(), slot, phase: RunPhase::Starting });
+        state.runs.insert(
+            run,
+            RunState { app: "api".into(), slot, phase: RunPhase::Starting, restricts_ports: false },
+        );
         let id = state.add(socket("api", slot, run));
         state.join_group(id);
     }
@@ -90,7 +93,10 @@ fn leaving_plan_names_moved_member_of_highest_rank() {
 fn two_apps_on_one_port_share_by_slot() {
     let mut state = state_with(2, Balance::Random);
     state.apps.insert("web".into(), PortSettings { slots: vec![0], ..PortSettings::default() });
-    state.runs.insert(9, RunState { app: "web".into(), slot: 0, phase: RunPhase::Starting });
+    state.runs.insert(
+        9,
+        RunState { app: "web".into(), slot: 0, phase: RunPhase::Starting, restricts_ports: false },
+    );
     let id = state.add(socket("web", 0, 9));
     assert_eq!(state.other_app_at(address(), "api"), None, "it does not listen yet");
     state.join_group(id);

@@ -6,6 +6,8 @@
 
 pub(super) mod attach;
 pub(super) mod cbpf;
+mod ebpf;
+pub(super) mod migrate;
 mod rebalance;
 mod round_robin;
 
@@ -54,6 +56,8 @@ pub enum ProbeTarget {
     Via(Ipv4Addr),
     /// As any client: the port is not shared, or all runs share one queue.
     Direct,
+    /// Not at all before it is ready: another run of the app is reached by the same destinations.
+    Superseded,
     /// Not at all: other runs of the app listen on the port, and this one does not.
     NotListening,
 }

@@ -2,15 +2,25 @@
 // does not write. See evaluate.rs.
 const MAX_DEPTH = 64
 const MAX_VALUES = 100000
-const file = process.argv[1]
+const [node, file, ...commandLine] = process.argv
+const { dirname } = require('path')
+const { pathToFileURL } = require('url')
+const fs = require('fs')
+const Module = require('module')
 const skipped = []
 let values = 0
 
 class EvalError extends Error {}
 
+// node resolves links in `__dirname`. Paths below it get the name that the user typed, so that a link such as `current`
+// is followed at each start of the app.
+const typedDir = dirname(file)
+const realDir = fs.realpathSync(typedDir)
+const typed = text => (realDir !== typedDir && (text + '/').startsWith(realDir + '/') ? typedDir + text.slice(realDir.length) : text)
+
 function respond(response) {
   const bytes = Buffer.from(JSON.stringify(response) + '\n')
-  for (let written = 0; written < bytes.length; ) written += require('fs').writeSync(0, bytes, written)
+  for (let written = 0; written < bytes.length; ) written += fs.writeSync(0, bytes, written)
   process.exit(0)
 }
 
@@ -21,7 +31,7 @@ const quoted = text => JSON.stringify(Buffer.from(text).toString())
 function json(value, path, ancestors) {
   if (++values > MAX_VALUES) throw new EvalError('too many values')
   if (value === null) return 'null'
-  if (typeof value === 'string') return quoted(value)
+  if (typeof value === 'string') return quoted(typed(value))
   if (typeof value === 'number' || typeof value === 'bigint') return /^-?\d/.test(String(value)) ? String(value) : quoted(String(value))
   if (typeof value === 'boolean') return String(value)
   if (typeof value === 'undefined') return undefined
@@ -65,11 +75,38 @@ function failure(error) {
   return { failure: { message: kind + message, line: position && Number(position[1]), column: position && Number(position[2] || 1) } }
 }
 
-process.argv = [process.argv[0], file]
+// Without `import`, which treats the file as an ES module where package.json says so.
+function loadAsCommonJs() {
+  const module = new Module(file)
+  module.filename = file
+  module.paths = Module._nodeModulePaths(dirname(file))
+  module._compile(fs.readFileSync(file, 'utf8'), file)
+  return module.exports
+}
+
+async function load() {
+  await null // `node -e` restores some of its globals after its script
+  // In an ES module they must be missing, or `module.exports` would be lost in silence.
+  for (const name of ['module', 'exports', 'require', '__filename', '__dirname']) delete globalThis[name]
+  try {
+    return await import(pathToFileURL(file).href)
+  } catch (error) {
+    const isCommonJs = error instanceof ReferenceError && /^(module|exports|require|__dirname|__filename) is not defined/.test(error.message)
+    if (!isCommonJs || !file.endsWith('.js')) throw error
+    try {
+      return loadAsCommonJs()
+    } catch (other) {
+      throw other instanceof SyntaxError ? error : other // the first one names the cause, and .cjs
+    }
+  }
+}
+
+// As in PM2: the command line of the command that reads the file.
+process.argv = commandLine.length ? [node, ...commandLine] : [node, file]
 // rsm kills this process earlier, unless rsm itself was killed.
 setTimeout(() => process.exit(1), 10000).unref()
 process.on('uncaughtException', error => respond(failure(error)))
-import(require('url').pathToFileURL(file).href)
+load()
   .then(async module => {
     const value = await exported(module)
     if (typeof value === 'function') throw new EvalError('exports a function instead of an object')

@@ -3,6 +3,7 @@
 //! Time, memory and processor time are limited, and processes that the file starts are killed. The response has its
 //! own pipe, so that the output of the file cannot corrupt it.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, PipeReader, Read};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -75,8 +76,12 @@ enum EvalResponse {
     Failure(EvalError),
 }
 
-/// Evaluates a file (absolute path) with the node found in `search`.
-pub(crate) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, EvalError> {
+/// Evaluates a file (absolute path) with the node found in `search`. The file sees `command_line` as `process.argv`.
+pub(crate) fn evaluate(
+    file: &Path,
+    search: &SearchPath,
+    command_line: &[OsString],
+) -> Result<EvalOutput, EvalError> {
     let Some(node) = search.find("node") else {
         return fail("requires node, which is not in PATH", "install Node.js, or add it to PATH");
     };
@@ -87,7 +92,7 @@ pub(crate) fn evaluate(file: &Path, search: &SearchPath) -> Result<EvalOutput, E
     let err = out.try_clone().map_err(run_error)?;
     // The response is written to standard input, which no program writes to by accident.
     let mut node = sandboxed_command(&node);
-    node.arg("-e").arg(EVALUATE_JS).arg(file).process_group(0);
+    node.arg("-e").arg(EVALUATE_JS).arg(file).args(command_line).process_group(0);
     let mut child = node.stdin(response_writer).stdout(out).stderr(err).spawn().map_err(run_error)?;
     drop(node);
     let printed = collect_output(output);
@@ -191,7 +196,7 @@ mod tests {
         let file = dir.path().join(name);
         std::fs::write(&file, text).unwrap();
         let path = std::env::var_os("PATH").unwrap();
-        evaluate(&file, &SearchPath::new(None, &path, dir.path()))
+        evaluate(&file, &SearchPath::new(None, &path, dir.path()), &[])
     }
 
     fn json(name: &str, text: &str) -> String {
@@ -217,6 +222,42 @@ mod tests {
         let leaves = "require('child_process').spawn('sleep', ['60'], { stdio: 'inherit' }); module.exports = { apps: [{ script: 'a' }] }";
         assert_eq!(json("e.config.js", leaves), want);
         assert_eq!(json("e.config.mjs", "export const apps = [{ script: 'a' }]"), want);
+    }
+
+    #[test]
+    fn reads_commonjs_in_a_package_of_modules() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        std::fs::write(dir.path().join("package.json"), r#"{ "type": "module" }"#).unwrap();
+        let file = dir.path().join("e.config.js");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            evaluate(&file, &SearchPath::new(None, &path, dir.path()), &["rsm".into(), "--env".into()])
+        };
+        let json =
+            read("module.exports = { apps: [{ script: 'a', args: process.argv.slice(1) }] }").unwrap().json;
+        assert_eq!(json, r#"{"apps":[{"script":"a","args":["rsm","--env"]}]}"#);
+        let required = "const p = require('path'); module.exports = { script: p.join(__dirname, 'a') }";
+        assert!(read(required).unwrap().json.ends_with("/a\"}"));
+        assert_eq!(read("export default { apps: [] }").unwrap().json, r#"{"apps":[]}"#);
+        let mixed = read("import fs from 'fs'\nmodule.exports = { apps: [] }").unwrap_err();
+        assert!(mixed.message.contains("'.cjs'"), "{mixed:?}");
+        assert_eq!(mixed.line, Some(2));
+    }
+
+    #[test]
+    fn paths_keep_the_name_of_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = std::env::var_os("PATH").unwrap();
+        std::fs::create_dir(dir.path().join("v1")).unwrap();
+        std::os::unix::fs::symlink("v1", dir.path().join("current")).unwrap();
+        let text = "module.exports = { cwd: __dirname, script: `${__dirname}/a`, other: `${__dirname}0` }";
+        std::fs::write(dir.path().join("v1/e.config.js"), text).unwrap();
+        let file = dir.path().join("current/e.config.js");
+        let json = evaluate(&file, &SearchPath::new(None, &path, dir.path()), &[]).unwrap().json;
+        let dir = dir.path().display();
+        let want = format!(r#"{{"cwd":"{dir}/current","script":"{dir}/current/a","other":"{dir}/v10"}}"#);
+        assert_eq!(json, want);
     }
 
     #[test]
@@ -265,9 +306,12 @@ mod tests {
 
     #[test]
     fn reports_missing_node() {
-        let failure =
-            evaluate(Path::new("/e.config.js"), &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")))
-                .unwrap_err();
+        let failure = evaluate(
+            Path::new("/e.config.js"),
+            &SearchPath::new(None, "/nowhere".as_ref(), Path::new("/")),
+            &[],
+        )
+        .unwrap_err();
         assert!(failure.message.contains("requires node"), "{failure:?}");
     }
 }

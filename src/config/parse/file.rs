@@ -31,6 +31,8 @@ pub(crate) struct ParsedApp {
     pub(crate) invalid_keys: Vec<&'static str>,
     /// The values by canonical key, in the order of the file.
     pub(crate) values: Vec<(String, Value)>,
+    /// Where each key was given, by canonical key.
+    pub(crate) keys: Vec<(&'static str, SourceRef)>,
     /// Unknown and ignored keys.
     pub(crate) skipped: Vec<String>,
 }
@@ -38,7 +40,14 @@ pub(crate) struct ParsedApp {
 impl ParsedApp {
     /// An app with valid settings.
     pub(crate) fn new(settings: AppSettings, source: SourceRef) -> Self {
-        Self { settings, source, invalid_keys: Vec::new(), values: Vec::new(), skipped: Vec::new() }
+        Self {
+            settings,
+            source,
+            invalid_keys: Vec::new(),
+            values: Vec::new(),
+            keys: Vec::new(),
+            skipped: Vec::new(),
+        }
     }
 
     /// Adds a value, and removes a previous one of the same key.
@@ -73,7 +82,7 @@ pub(crate) fn read(
         _ => {}
     }
     for app in &mut file.apps {
-        apply_shared_log_rules(file.log_rules.clone(), &mut app.settings);
+        apply_shared_log_rules(file.log_rules.clone(), app);
     }
     if file.apps.is_empty() && diagnostics.count() == errors_before {
         diagnostics.error(&SourceRef::Span(0..0), "no apps found", app_example(file.format));
@@ -104,10 +113,13 @@ fn log_rules(entry: &TableEntry, diagnostics: &mut Diagnostics<'_>) -> Option<Lo
 }
 
 /// Merges the log rules of an app over those of the file.
-fn apply_shared_log_rules(rules: Option<Located<LogRules>>, settings: &mut AppSettings) {
+fn apply_shared_log_rules(rules: Option<Located<LogRules>>, app: &mut ParsedApp) {
     if let Some(Located { value, source }) = rules {
-        let own = settings.logs.take().map(|own| own.value);
-        settings.logs = Some(Located { value: value.merge_under(own), source });
+        let own = app.settings.logs.take().map(|own| own.value);
+        if own.is_none() {
+            app.keys.push(("logs", source.clone()));
+        }
+        app.settings.logs = Some(Located { value: value.merge_under(own), source });
     }
 }
 
@@ -249,7 +261,10 @@ fn parse_setting(
     }
     let (value, source) = (entry.node.value(), value_source(key, entry));
     match app.settings.set(key, &value, source.clone()) {
-        Ok(()) => app.add_value(key.name, value),
+        Ok(()) => {
+            app.keys.push((key.name, key_source));
+            app.add_value(key.name, value);
+        }
         Err(error) => {
             app.invalid_keys.push(key.name);
             report_value_error(spelling, error, &value, &source, diagnostics);

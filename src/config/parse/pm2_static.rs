@@ -8,11 +8,10 @@ use crate::config::diagnostics::{Diagnostics, SourceRef};
 use crate::config::parse::tree::{ConfigNode, NodeContent, TableEntry};
 
 /// Keys of an entry and the corresponding variables of the server.
-const STATIC_KEYS: [(&str, &str); 7] = [
+const STATIC_KEYS: [(&str, &str); 6] = [
     ("port", "PM2_SERVE_PORT"),
     ("host", "PM2_SERVE_HOST"),
     ("path", "PM2_SERVE_PATH"),
-    ("directory", "PM2_SERVE_PATH"),
     ("spa", "PM2_SERVE_SPA"),
     ("ftp", "PM2_SERVE_FTP"),
     ("homepage", "PM2_SERVE_HOMEPAGE"),
@@ -55,6 +54,7 @@ fn static_to_app(node: ConfigNode, diagnostics: &mut Diagnostics<'_>) -> Option<
         // In one process, as in PM2.
         entry("exec_mode", "fork".into(), &span),
     ];
+    let has_path = entries.iter().any(|entry| entry.key == "path");
     let mut env = Vec::new();
     let mut name = None;
     for given in entries {
@@ -62,6 +62,10 @@ fn static_to_app(node: ConfigNode, diagnostics: &mut Diagnostics<'_>) -> Option<
         match (given.key.as_str(), &value) {
             (_, Value::Null) => {}
             ("name", _) => name = Some(given),
+            // PM2 has both spellings, and ignores `directory: false`.
+            ("directory", Value::Bool(_)) => {}
+            ("directory", _) if has_path => {}
+            ("directory", _) => env.push(entry("PM2_SERVE_PATH", value, &given.node.span)),
             ("basic_auth", Value::Object(auth)) => {
                 for (key, variable) in [("username", "USERNAME"), ("password", "PASSWORD")] {
                     let variable = format!("PM2_SERVE_BASIC_AUTH_{variable}");

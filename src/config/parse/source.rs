@@ -3,6 +3,7 @@
 //! Environment variables may be secrets: a line that may belong to them is never quoted.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
@@ -38,8 +39,13 @@ pub(crate) struct SourceText {
 }
 
 impl SourceText {
-    /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`.
-    pub(crate) fn read(path: &Path, search: &SearchPath) -> Result<Self, ConfigErrors> {
+    /// Reads the file, or standard input for `-`. A script is evaluated by the node found in `search`,
+    /// and sees `command_line` as `process.argv`.
+    pub(crate) fn read(
+        path: &Path,
+        search: &SearchPath,
+        command_line: &[OsString],
+    ) -> Result<Self, ConfigErrors> {
         let is_stdin = path == Path::new(STDIN);
         let shown = if is_stdin { PathBuf::from("standard input") } else { path.to_owned() };
         let bytes = if is_stdin { read_to_limit(std::io::stdin().lock()) } else { read_limited(path) };
@@ -47,7 +53,7 @@ impl SourceText {
         let (fingerprint, text) = decoded
             .map_err(|(message, help)| Diagnostic::error(Location::File(shown.clone()), message, help))?;
         match FileFormat::from_path(path).unwrap_or_else(|| FileFormat::detect(&text)) {
-            FileFormat::Script => Self::evaluated(shown, fingerprint, search),
+            FileFormat::Script => Self::evaluated(shown, fingerprint, search, command_line),
             format => Ok(Self { path: shown, text, fingerprint, format, warnings: Vec::new(), paths: None }),
         }
     }
@@ -61,9 +67,14 @@ impl SourceText {
     }
 
     /// The exports of a script.
-    fn evaluated(path: PathBuf, fingerprint: Fingerprint, search: &SearchPath) -> Result<Self, ConfigErrors> {
-        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        let EvalOutput { json, skipped, printed } = match evaluate(&absolute, search) {
+    fn evaluated(
+        path: PathBuf,
+        fingerprint: Fingerprint,
+        search: &SearchPath,
+        command_line: &[OsString],
+    ) -> Result<Self, ConfigErrors> {
+        let absolute = crate::paths::absolute(&path);
+        let EvalOutput { json, skipped, printed } = match evaluate(&absolute, search, command_line) {
             Ok(output) => output,
             Err(error) => return Err(eval_error(path, error).into()),
         };
@@ -273,7 +284,7 @@ mod tests {
             if let Some(bytes) = bytes {
                 std::fs::write(&path, bytes).unwrap();
             }
-            SourceText::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")))
+            SourceText::read(&path, &SearchPath::new(None, "/bin".as_ref(), Path::new("/")), &[])
                 .err()
                 .map(|errors| errors.0[0].message().to_owned())
                 .unwrap_or_default()

@@ -6,13 +6,13 @@ use std::path::Path;
 use crate::config::diagnostics::{Diagnostics, SourceRef};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::resolve::search_path::{SearchPath, absolute};
+use crate::config::resolve::typescript;
 use crate::program::{FileHead, Shebang, is_executable};
 use crate::spec::{Launcher, Runtime, runtime_of};
 
 /// The interpreters by extension; the first installed one is used.
 ///
-/// bun and tsx run all of TypeScript. Node strips types from 22.18 on but does not run JSX; an older version reports
-/// that in the error log of the app.
+/// bun and tsx run all of TypeScript. Node strips types from 22.18 on but does not run JSX.
 const BY_EXTENSION: &[(&str, &[&str])] = &[
     ("js", &["node", "bun"]),
     ("mjs", &["node", "bun"]),
@@ -28,6 +28,8 @@ const BY_EXTENSION: &[(&str, &[&str])] = &[
     ("pl", &["perl"]),
 ];
 
+const SOURCE_MAPS: &str = "--enable-source-maps";
+
 /// The result of the choice.
 pub(super) struct InterpreterChoice {
     pub(super) launcher: Launcher,
@@ -37,6 +39,7 @@ pub(super) struct InterpreterChoice {
 
 struct InterpreterResolver<'a, 'f> {
     file: &'a Path,
+    settings: &'a AppSettings,
     args: Vec<String>,
     search: &'a SearchPath,
     source: &'a SourceRef,
@@ -62,6 +65,21 @@ pub(super) fn for_file(
     }
 }
 
+/// Chooses the interpreter of a directory that node runs by its `package.json`.
+pub(super) fn for_package(
+    directory: &Path,
+    settings: &AppSettings,
+    search: &SearchPath,
+    source: &SourceRef,
+    diagnostics: &mut Diagnostics<'_>,
+) -> Option<InterpreterChoice> {
+    let mut resolver = InterpreterResolver::new(directory, settings, search, source, diagnostics);
+    match &settings.interpreter {
+        Some(interpreter) => resolver.use_configured(&interpreter.value, &interpreter.source),
+        None => resolver.use_first_available(&["node", "bun"]),
+    }
+}
+
 /// Chooses the interpreter of a program found in `PATH`: only if it is configured, or for a script.
 pub(super) fn for_command(
     file: &Path,
@@ -82,13 +100,13 @@ pub(super) fn for_command(
 impl<'a, 'f> InterpreterResolver<'a, 'f> {
     fn new(
         file: &'a Path,
-        settings: &AppSettings,
+        settings: &'a AppSettings,
         search: &'a SearchPath,
         source: &'a SourceRef,
         diagnostics: &'a mut Diagnostics<'f>,
     ) -> Self {
         let args = value_of(&settings.interpreter_args).map(|words| words.0.clone()).unwrap_or_default();
-        Self { file, args, search, source, diagnostics }
+        Self { file, settings, args, search, source, diagnostics }
     }
 
     fn error(&mut self, message: String, help: String) -> Option<InterpreterChoice> {
@@ -109,7 +127,25 @@ impl<'a, 'f> InterpreterResolver<'a, 'f> {
     fn use_program(&mut self, program: String, mut args: Vec<String>) -> Option<InterpreterChoice> {
         args.append(&mut self.args);
         let runtime = file_name(&program);
+        if runtime.as_deref().and_then(runtime_of) == Some(Runtime::Node) {
+            if typescript::is_typescript(self.file) && !typescript::has_loader(&args, self.settings) {
+                let runs = typescript::node_support(self.file, &program, self.search);
+                runs.map_err(|(message, help)| self.error(message, help)).ok()?;
+            }
+            if self.wants_source_maps() && !args.iter().any(|arg| arg == SOURCE_MAPS) {
+                args.push(SOURCE_MAPS.into());
+            }
+        }
         Some(InterpreterChoice { launcher: Launcher::Interpreter { program, args }, runtime })
+    }
+
+    /// Whether the script is shown by its source map: if configured, else if there is one.
+    fn wants_source_maps(&self) -> bool {
+        let is_disabled = value_of(&self.settings.disable_source_map_support) == Some(&true);
+        let map = self.file.as_os_str().to_string_lossy().into_owned() + ".map";
+        value_of(&self.settings.source_map_support)
+            .copied()
+            .unwrap_or_else(|| !is_disabled && Path::new(&map).is_file())
     }
 
     fn use_configured(&mut self, program: &str, source: &SourceRef) -> Option<InterpreterChoice> {
@@ -125,6 +161,9 @@ impl<'a, 'f> InterpreterResolver<'a, 'f> {
     }
 
     fn use_first_available(&mut self, programs: &[&str]) -> Option<InterpreterChoice> {
+        if let Some(tsx) = programs.contains(&"tsx").then(|| typescript::local_tsx(self.file)).flatten() {
+            return self.use_program(tsx, Vec::new());
+        }
         if let Some(program) = programs.iter().find(|program| self.search.contains(program)) {
             return self.use_program((*program).to_owned(), Vec::new());
         }

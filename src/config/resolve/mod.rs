@@ -13,17 +13,21 @@ mod policy;
 mod script;
 pub(super) mod search_path;
 mod serve;
+mod typescript;
 mod watch;
 
 pub(super) use context::ResolveContext;
 pub(super) use interpreter::find_interpreter;
 pub(super) use search_path::{SearchPath, absolute};
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::parse::file::ParsedApp;
 use crate::config::values::{AppName, FromValue};
-use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, runtime_of};
+use crate::spec::{AppSpec, ExecMode, Launcher, Runtime, known_program, runtime_of};
 
 /// The name of an app, if it is known.
 pub(super) fn app_name(settings: &AppSettings, env_name: Option<&str>) -> Option<String> {
@@ -51,6 +55,14 @@ fn name_from_script(script: &str) -> Option<String> {
     (!name.is_empty() && name != ".").then(|| name.to_owned())
 }
 
+/// The name of an app whose script is a directory such as `.`.
+fn directory_name(script: &str, base: &Path) -> Option<String> {
+    let path = absolute(script, base);
+    let name = path.file_name().map(OsStr::to_owned);
+    let name = name.or_else(|| Some(path.canonicalize().ok()?.file_name()?.to_owned()))?;
+    name_from_script(name.to_str()?)
+}
+
 /// Resolves an app; `None` if its script or name is missing or invalid.
 pub(super) fn resolve_app(
     parsed: &ParsedApp,
@@ -69,7 +81,8 @@ pub(super) fn resolve_app(
         );
         return None;
     };
-    let Some(name) = app_name(settings, context.env_name) else {
+    let name = app_name(settings, context.env_name).or_else(|| directory_name(&script.value, &context.base));
+    let Some(name) = name else {
         let help = "use a file or a program in PATH";
         diagnostics.error(&script.source, format!("invalid script {:?}", script.value), help);
         return None;
@@ -148,6 +161,9 @@ fn resolve_launch(
     app.launcher = program.launcher;
     if let Some(args) = program.args {
         app.args = args;
+    }
+    if let (None, Some((_, signal))) = (&settings.kill_signal, known_program(app)) {
+        signal.clone_into(&mut app.stop.signal);
     }
     let runtime = program.runtime.as_deref().and_then(runtime_of);
     app.version = program.file.as_deref().or(Some(&app.cwd)).and_then(package::package_version);

@@ -5,17 +5,18 @@ use std::time::Duration;
 use crate::config::diagnostics::Diagnostics;
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::values::DurationValue;
-use crate::spec::{AppSpec, Limits, RestartDelay};
+use crate::spec::{AppSpec, KillMode, Limits, RestartDelay};
 
 /// Applies all policies.
 pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
     apply_restart(settings, app, diagnostics);
-    apply_stop(settings, app);
+    apply_stop(settings, app, diagnostics);
     set_if_given(&mut app.readiness.wait_ready, value_of(&settings.wait_ready).copied());
     set_if_given(&mut app.readiness.timeout, duration(value_of(&settings.listen_timeout)));
     apply_probes(settings, app, diagnostics);
     set_if_given(&mut app.autostart, value_of(&settings.autostart).copied());
-    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|names| names.0.clone()));
+    app.image = value_of(&settings.image).cloned();
+    set_if_given(&mut app.depends_on, value_of(&settings.depends_on).map(|list| list.0.clone()));
     app.max_memory_restart = value_of(&settings.max_memory_restart).map(|size| size.0);
     app.limits = Limits {
         memory: value_of(&settings.memory_max).map(|size| size.0),
@@ -23,6 +24,8 @@ pub(super) fn apply_policies(settings: &AppSettings, app: &mut AppSpec, diagnost
         pids: value_of(&settings.pids_max).map(|count| count.0),
     };
     app.cron_restart = value_of(&settings.cron_restart).and_then(|cron| cron.0.clone());
+    app.timezone = value_of(&settings.timezone).map(|zone| zone.0.clone());
+    set_if_given(&mut app.overlap, value_of(&settings.overlap).map(|overlap| overlap.0));
 }
 
 fn apply_restart(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
@@ -50,11 +53,26 @@ fn apply_restart(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Di
     }
 }
 
-fn apply_stop(settings: &AppSettings, app: &mut AppSpec) {
+fn apply_stop(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
     set_if_given(&mut app.stop.signal, value_of(&settings.kill_signal).map(|signal| signal.0.clone()));
     set_if_given(&mut app.stop.timeout, duration(value_of(&settings.kill_timeout)));
-    set_if_given(&mut app.stop.whole_tree, value_of(&settings.treekill).copied());
+    apply_kill_mode(settings, app, diagnostics);
     set_if_given(&mut app.stop.by_message, value_of(&settings.shutdown_with_message).copied());
+}
+
+/// `treekill` of PM2 is a shorter form of two modes.
+fn apply_kill_mode(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {
+    let mode = value_of(&settings.kill_mode).map(|mode| mode.0);
+    if let (Some(mode), Some(treekill)) = (mode, &settings.treekill)
+        && treekill.value == (mode == KillMode::Main)
+    {
+        diagnostics.warn(&treekill.source, "`treekill` is ignored because `kill_mode` is set");
+    }
+    let from_treekill = value_of(&settings.treekill).map(|treekill| match treekill {
+        true => KillMode::default(),
+        false => KillMode::Main,
+    });
+    set_if_given(&mut app.stop.mode, mode.or(from_treekill));
 }
 
 fn apply_probes(settings: &AppSettings, app: &mut AppSpec, diagnostics: &mut Diagnostics<'_>) {

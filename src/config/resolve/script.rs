@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::AppSettings;
+use crate::config::parse::format::DEFAULT_FILES;
 use crate::config::resolve::context::ResolveContext;
 use crate::config::resolve::interpreter::{self, InterpreterChoice};
 use crate::config::resolve::search_path::{SearchPath, absolute};
-use crate::config::resolve::serve;
+use crate::config::resolve::{package, serve};
 use crate::spec::{AppSpec, Launcher};
 use crate::text::closest_match;
 
@@ -54,13 +55,18 @@ pub(super) fn resolve_program(
     }
     if let Some(found) = search.find(text) {
         let choice = interpreter::for_command(&found, settings, &search, &script.source, diagnostics)?;
-        // A program is searched at each start; an interpreter needs the path of the file.
-        let script = if choice.launcher == Launcher::Direct {
-            text.to_owned()
-        } else {
-            require_utf8(&found, script, diagnostics)?
-        };
-        return Some(from_choice(choice, script, None));
+        // Searched at each start, also for an interpreter: an update of node moves its programs, such as npm.
+        return Some(from_choice(choice, text.to_owned(), None));
+    }
+    let directory = absolute(text, &app.cwd);
+    if directory.is_dir() {
+        if !package::has_main(&directory) {
+            report_without_main(&directory, script, diagnostics);
+            return None;
+        }
+        let choice = interpreter::for_package(&directory, settings, &search, &script.source, diagnostics)?;
+        let path = require_utf8(&directory, script, diagnostics)?;
+        return Some(from_choice(choice, path, Some(directory.join("package.json"))));
     }
     report_missing(text, script, app, context, diagnostics);
     None
@@ -124,6 +130,19 @@ fn resolve_shell_line(
     })
 }
 
+/// A directory that `node DIRECTORY` would not run.
+fn report_without_main(directory: &Path, script: &Located<String>, diagnostics: &mut Diagnostics<'_>) {
+    let shown = directory.display();
+    let file = DEFAULT_FILES.iter().find(|file| directory.join(file).is_file());
+    let help = match (file, package::has_start_script(directory)) {
+        (Some(file), _) => format!("start its ecosystem file: rsm start {}", directory.join(file).display()),
+        (None, true) => format!("run its start script: rsm start npm --cwd {shown} --name NAME -- start"),
+        (None, false) => "use a file in it, or set `main` in its package.json".into(),
+    };
+    let message = format!("directory {shown} has neither a package.json with `main` nor an index.js");
+    diagnostics.error(&script.source, message, help);
+}
+
 fn report_missing(
     text: &str,
     script: &Located<String>,
@@ -132,14 +151,6 @@ fn report_missing(
     diagnostics: &mut Diagnostics<'_>,
 ) {
     let path = absolute(text, &app.cwd);
-    if path.is_dir() {
-        diagnostics.error(
-            &script.source,
-            format!("script {} is a directory", path.display()),
-            "use a file in it",
-        );
-        return;
-    }
     let not_in_path = if text.contains('/') { "" } else { ", and no program of this name in PATH" };
     let help = match similar_file(&path) {
         Some(name) => format!("did you mean {name:?}?"),

@@ -44,7 +44,7 @@ pub(super) fn resolve_watch(
     let ignore = value_of(&settings.ignore_watch).map(|words| words.0.as_slice()).unwrap_or_default();
     Some(WatchSpec {
         paths,
-        ignore: ignore.iter().map(|pattern| anchor_pattern(pattern, cwd)).collect(),
+        ignore: ignore.to_vec(),
         delay: value_of(&settings.watch_delay).map_or(DEFAULT_DEBOUNCE, |delay| delay.0),
     })
 }
@@ -59,17 +59,6 @@ fn literal_prefix(path: &str) -> &str {
     }
 }
 
-/// Converts a path, which PM2 accepts here, to a gitignore pattern: `./logs` and `/srv/app/logs` become `/logs`.
-fn anchor_pattern(pattern: &str, cwd: &Path) -> String {
-    let cwd = cwd.to_string_lossy();
-    let relative = pattern.strip_prefix(cwd.as_ref()).filter(|rest| rest.starts_with('/'));
-    match (relative, pattern.strip_prefix("./")) {
-        (Some(rest), _) => rest.to_owned(),
-        (None, Some(rest)) => format!("/{rest}"),
-        (None, None) => pattern.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,14 +70,5 @@ mod tests {
         {
             assert_eq!(literal_prefix(path), prefix, "{path}");
         }
-    }
-
-    #[test]
-    fn path_becomes_anchored_pattern() {
-        let cwd = Path::new("/srv/app");
-        assert_eq!(anchor_pattern("./logs", cwd), "/logs");
-        assert_eq!(anchor_pattern("/srv/app/tmp", cwd), "/tmp");
-        assert_eq!(anchor_pattern("/srv/apple", cwd), "/srv/apple");
-        assert_eq!(anchor_pattern("*.log", cwd), "*.log");
     }
 }

@@ -1,6 +1,6 @@
 //! Environment variables, and filters for inherited ones.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::config::values::{FromValue, ValueError, expected, expected_with_help};
 use crate::spec::{EnvFilter, EnvVars};
@@ -40,6 +40,7 @@ fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Null => continue,
+            Value::Number(number) => javascript_number(number),
             other => other.to_string(),
         };
         if text.contains('\0') {
@@ -48,6 +49,20 @@ fn variables(table: &Map<String, Value>) -> Result<EnvVars, ValueError> {
         vars.insert(name.clone(), text);
     }
     Ok(vars)
+}
+
+/// A number as JavaScript prints it, and thus PM2: `1.0` is `1`, `1e3` is `1000`.
+pub(crate) fn javascript_number(number: &Number) -> String {
+    // Integers of JSON are exact, unlike in JavaScript: an id of 20 digits is kept.
+    let Some(value) = number.as_f64().filter(|_| number.is_f64()) else { return number.to_string() };
+    match value.abs() {
+        0.0 => "0".into(),
+        size if (1e-6..1e21).contains(&size) => value.to_string(),
+        _ => {
+            let text = format!("{value:e}");
+            if text.contains("e-") { text } else { text.replace('e', "e+") }
+        }
+    }
 }
 
 impl FromValue for VarName {
@@ -94,6 +109,24 @@ mod tests {
         let EnvValue(vars) = EnvValue::from_value(&given).ok().unwrap();
         let text: Vec<_> = vars.values().map(String::as_str).collect();
         assert_eq!(text, ["x", "5000", "true", "[1,\"2\"]", "{\"f\":1.5}"]);
+    }
+
+    #[test]
+    fn numbers_are_printed_as_in_javascript() {
+        for (json, text) in [
+            ("1.0", "1"),
+            ("1e3", "1000"),
+            ("-0.5", "-0.5"),
+            ("1e20", "100000000000000000000"),
+            ("1e21", "1e+21"),
+            ("1.5e300", "1.5e+300"),
+            ("0.00001", "0.00001"),
+            ("1e-7", "1e-7"),
+            ("-0.0", "0"),
+            ("18446744073709551615", "18446744073709551615"),
+        ] {
+            assert_eq!(javascript_number(&serde_json::from_str(json).unwrap()), text, "{json}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ macro_rules! schema {
     };
 }
 
+mod dependency;
 mod duration;
 mod env;
 mod log_rules;
@@ -42,12 +43,14 @@ mod words;
 use schemars::JsonSchema;
 use serde_json::Value;
 
+pub(super) use crate::config::values::dependency::DependencyList;
 pub(super) use crate::config::values::duration::DurationValue;
 pub(super) use crate::config::values::env::{EnvFilterValue, EnvValue, VarName};
 pub(super) use crate::config::values::log_rules::LogRules;
 pub(super) use crate::config::values::log_target::{LogTarget, WatchValue};
 pub(super) use crate::config::values::name::{
-    AppName, BalanceValue, CronValue, ExecModeValue, LogFormatValue, SignalName, UserOrGroup,
+    AppName, BalanceValue, CronValue, ExecModeValue, KillModeValue, LogFormatValue, OverlapValue, SignalName,
+    TimeZoneName, UserOrGroup,
 };
 pub(super) use crate::config::values::number::{CountValue, CpuQuota, ExitCodes, InstanceCount, PortValue};
 pub(super) use crate::config::values::probe::{

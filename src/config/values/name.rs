@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::config::values::{FromValue, ValueError, expected, expected_with_help, integer};
-use crate::schedule::Schedule;
-use crate::spec::{Balance, ExecMode, LogFormat};
+use crate::schedule::{self, Schedule};
+use crate::spec::{Balance, ExecMode, KillMode, LogFormat, Overlap};
 
 /// The name of an app, which is also a part of file names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub(crate) struct ExecModeValue(pub(crate) ExecMode);
 /// The load balancing method of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BalanceValue(pub(crate) Balance);
+
+/// Which processes get the stop signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KillModeValue(pub(crate) KillMode);
 
 /// The name of a signal, with `SIG`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,14 @@ pub(crate) enum UserOrGroup {
 /// A cron schedule; `None` if it is disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CronValue(pub(crate) Option<String>);
+
+/// A time zone of the IANA database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TimeZoneName(pub(crate) String);
+
+/// What a schedule does while the previous run has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverlapValue(pub(crate) Overlap);
 
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +93,17 @@ impl FromValue for BalanceValue {
     }
 }
 
+impl FromValue for KillModeValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        match value.as_str() {
+            Some("topmost") => Ok(Self(KillMode::Topmost)),
+            Some("all") => Ok(Self(KillMode::All)),
+            Some("main") => Ok(Self(KillMode::Main)),
+            _ => expected("\"topmost\", \"all\" or \"main\""),
+        }
+    }
+}
+
 impl FromValue for SignalName {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
         let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
@@ -119,9 +142,35 @@ impl FromValue for CronValue {
         if pattern.contains('@') || !(5..=6).contains(&fields) {
             return expected(CRON);
         }
-        match Schedule::parse_syntax(pattern) {
+        if let Err(error) = Schedule::parse_syntax(pattern) {
+            return expected_with_help(CRON, error);
+        }
+        match Schedule::parse(pattern) {
             Ok(_) => Ok(Self(Some(pattern.trim().to_owned()))),
-            Err(error) => expected_with_help(CRON, error),
+            Err(error) => expected_with_help("a cron schedule that matches a time", error.to_string()),
+        }
+    }
+}
+
+impl FromValue for TimeZoneName {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let Some(name) = value.as_str() else { return expected(TIME_ZONE) };
+        match schedule::time_zone(Some(name)) {
+            Ok(_) => Ok(Self(name.to_owned())),
+            Err(_) => expected(TIME_ZONE),
+        }
+    }
+}
+
+const TIME_ZONE: &str = "the name of a time zone, such as \"Europe/Berlin\" or \"UTC\"";
+
+impl FromValue for OverlapValue {
+    fn from_value(value: &Value) -> Result<Self, ValueError> {
+        match value.as_str() {
+            Some("replace") => Ok(Self(Overlap::Replace)),
+            Some("skip") => Ok(Self(Overlap::Skip)),
+            Some("queue") => Ok(Self(Overlap::Queue)),
+            _ => expected("\"replace\", \"skip\" or \"queue\""),
         }
     }
 }
@@ -141,10 +190,13 @@ impl FromValue for LogFormatValue {
 
 schema!(AppName, { "type": "string", "minLength": 1, "maxLength": MAX_NAME, "not": { "const": "all" } });
 schema!(BalanceValue, { "enum": ["random", "ip_hash", "shared"] });
+schema!(KillModeValue, { "enum": ["topmost", "all", "main"] });
 schema!(ExecModeValue, { "enum": ["fork", "cluster", "fork_mode", "cluster_mode"] });
 schema!(SignalName, { "type": "string", "examples": ["SIGINT", "SIGTERM", "SIGQUIT", "SIGUSR2"] });
 schema!(UserOrGroup, { "type": ["string", "integer"], "minimum": 0 });
 schema!(CronValue, { "type": ["string", "integer", "boolean"], "examples": ["0 4 * * *"] });
+schema!(TimeZoneName, { "type": "string", "examples": ["Europe/Berlin", "UTC"] });
+schema!(OverlapValue, { "enum": ["replace", "skip", "queue"] });
 schema!(LogFormatValue, { "enum": ["json", "raw"] });
 
 #[cfg(test)]
@@ -174,6 +226,10 @@ mod tests {
 
     #[test]
     fn schedules_have_five_or_six_fields() {
+        let never = CronValue::from_value(&json!("0 0 30 2 *")).unwrap_err();
+        assert_eq!(never.help, "schedule \"0 0 30 2 *\" never matches a time");
+        assert!(TimeZoneName::from_value(&json!("Europe/Berlin")).is_ok());
+        assert!(TimeZoneName::from_value(&json!("Mars/Base")).is_err());
         for good in ["* * * * *", "0 4 * * MON", "*/10 * * * * *", " 0 0 L * * "] {
             assert_eq!(
                 CronValue::from_value(&json!(good)).unwrap().0.as_deref(),

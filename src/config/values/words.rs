@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::config::values::env::javascript_number;
 use crate::config::values::{FromValue, Part, ValueError, expected, expected_with_help};
 
 /// A list of words, or one string split at whitespace.
@@ -34,7 +35,7 @@ schema!(WordList, {
 fn word_from_value(item: &Value) -> Result<String, ValueError> {
     match item {
         Value::String(text) if !text.contains('\0') => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
+        Value::Number(number) => Ok(javascript_number(number)),
         other => Err(ValueError {
             expected: "a list of strings".into(),
             help: String::new(),
@@ -43,15 +44,18 @@ fn word_from_value(item: &Value) -> Result<String, ValueError> {
     }
 }
 
-/// Splits at whitespace. Quotes group words and are removed. No other character is special, so that patterns,
-/// colors (`#fff`) and backslashes are kept. Returns `None` for an unclosed quote.
+/// Splits at whitespace. Quotes at the start of a word or after `=` group words and are removed. No other character is
+/// special, so that JSON (`{"port":80}`), patterns, colors (`#fff`) and backslashes are kept. Returns `None` for an
+/// unclosed quote.
 fn split_shell_words(text: &str) -> Option<Vec<String>> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in text.chars() {
         match quote {
             Some(open) if c == open => quote = None,
             Some(_) => word.get_or_insert_default().push(c),
-            None if c == '"' || c == '\'' => {
+            None if (c == '"' || c == '\'')
+                && word.as_ref().is_none_or(|word: &String| word.ends_with('=')) =>
+            {
                 quote = Some(c);
                 word.get_or_insert_default();
             }
@@ -75,7 +79,8 @@ mod tests {
         assert_eq!(words(r#"--k="a b" 'c "d"' """#), ["--k=a b", "c \"d\"", ""]);
         assert_eq!(words(r"#fff \d+ a\ b"), ["#fff", r"\d+", r"a\", "b"]);
         assert!(words("").is_empty());
-        assert_eq!(split_shell_words("it's"), None);
+        assert_eq!(words(r#"--json {"port":80} it's"#), ["--json", "{\"port\":80}", "it's"]);
+        assert_eq!(split_shell_words("'it s"), None);
     }
 
     #[test]
@@ -84,6 +89,6 @@ mod tests {
         assert!(WordList::from_value(&json!([true])).is_err());
         assert!(WordList::from_value(&json!([["a"]])).is_err());
         assert!(WordList::from_value(&json!(5)).is_err());
-        assert!(WordList::from_value(&json!("it's")).unwrap_err().help.contains("quote"));
+        assert!(WordList::from_value(&json!("'it s")).unwrap_err().help.contains("quote"));
     }
 }

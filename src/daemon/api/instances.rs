@@ -88,7 +88,7 @@ impl InstanceQueries {
         let now = time::now().mono;
         let mut by_status = BTreeMap::new();
         for instance in &instances {
-            let status = views::display_status(&instance.status().state).as_str();
+            let status = views::display_status(instance).as_str();
             *by_status.entry(status.to_owned()).or_insert(0) += 1;
         }
         Ok(DaemonInfo {

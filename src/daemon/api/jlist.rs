@@ -78,7 +78,7 @@ impl Serialize for Pm2Env<'_> {
         let mut map = serializer.serialize_map(None)?;
         write_keys(spec, &mut map)?;
         map.serialize_entry("pm_id", &self.instance.id())?;
-        map.serialize_entry("status", views::display_status(&status.state).as_str())?;
+        map.serialize_entry("status", views::display_status(self.instance).in_pm2())?;
         map.serialize_entry("pm_uptime", &last_start(self.instance))?;
         map.serialize_entry("created_at", &status.created.wall)?;
         map.serialize_entry("restart_time", &status.restarts)?;

@@ -170,6 +170,6 @@ fn run_id(instance: &Instance, process: RunProcess) -> RunId {
 }
 
 fn outcome(instance: &Instance, problem: Option<String>) -> InstanceOutcome {
-    let status = Some(views::display_status(&instance.status().state));
+    let status = Some(views::display_status(instance));
     InstanceOutcome { id: instance.id(), name: instance.spec().name.clone(), status, problem, killed: false }
 }

@@ -122,10 +122,16 @@ impl RequestHandler for Api {
                 json_response(&messages::trigger_action(handle, node_channels, &trigger).await?)
             }
             Request::Save(SaveRequest { force }) => {
-                json_response(&dump::save(handle, state_writer, home, force).await?)
+                let saved = dump::save(handle, state_writer, home, force).await?;
+                self.0.autosave.release();
+                json_response(&saved)
             }
             Request::Resurrect => self.resurrect(handle).await,
-            Request::ClearDump => json_response(&dump::clear_dump(state_writer, home).await?),
+            Request::ClearDump => {
+                let cleared = dump::clear_dump(state_writer, home).await?;
+                self.0.autosave.release();
+                json_response(&cleared)
+            }
             Request::Flush(FlushRequest { select }) => {
                 json_response(&logs::truncate_files(handle, logs, home, select).await?)
             }

@@ -35,6 +35,9 @@ struct AutosaveState {
     is_due: Cell<bool>,
     /// The number of resurrections in progress: the list is incomplete until they end.
     pauses: Cell<u32>,
+    /// Whether apps are saved that this daemon has not restored. A save would lose them, so it needs a user who saves or
+    /// restores the list.
+    is_held: Cell<bool>,
     last_saved: RefCell<Option<ListSignature>>,
 }
 
@@ -49,13 +52,22 @@ impl Drop for AutosavePause {
 }
 
 impl Autosave {
-    pub fn new(home: Home, handle: SupervisorHandle, state_writer: StateWriter) -> Self {
+    /// `is_new_list`: this daemon has no apps of a previous one.
+    pub fn new(home: Home, handle: SupervisorHandle, state_writer: StateWriter, is_new_list: bool) -> Self {
+        let has_saved_apps = || dump::load(&home).is_ok_and(|(saved, _)| !saved.is_empty());
+        let is_held = Cell::new(is_new_list && has_saved_apps());
         let (is_due, pauses, last_saved) = (Cell::default(), Cell::default(), RefCell::default());
-        Self(Rc::new(AutosaveState { home, handle, state_writer, is_due, pauses, last_saved }))
+        Self(Rc::new(AutosaveState { home, handle, state_writer, is_due, pauses, is_held, last_saved }))
+    }
+
+    /// The user has saved, cleared or restored the saved list.
+    pub fn release(&self) {
+        self.0.is_held.set(false);
     }
 
     /// Prevents saves until the result is dropped.
     pub fn pause(&self) -> AutosavePause {
+        self.release();
         self.0.pauses.set(self.0.pauses.get() + 1);
         AutosavePause(self.clone())
     }
@@ -85,7 +97,8 @@ impl Autosave {
     /// Saves unsaved changes. A shutdown calls this first, because it stops all apps and that is not saved.
     pub async fn save_now(&self) {
         tokio::task::yield_now().await; // lets `run` receive the latest events
-        if self.0.pauses.get() > 0 || self.0.handle.is_closing() || !self.0.is_due.replace(false) {
+        let is_prevented = self.0.pauses.get() > 0 || self.0.is_held.get();
+        if is_prevented || self.0.handle.is_closing() || !self.0.is_due.replace(false) {
             return;
         }
         if !RsmSettings::load(&self.0.home).is_ok_and(|settings| settings.autosave()) {

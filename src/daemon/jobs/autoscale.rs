@@ -113,7 +113,7 @@ impl Autoscaler {
         tracing::info!(app = %name, "{reason}");
         let event = views::event_with_detail(first, EventKind::Scaled, reason, time::now());
         let _ = self.events.send(event); // fails without subscribers
-        if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count)).await {
+        if let Err(error) = self.handle.scale(name.clone(), ScaleTo::Exactly(count).into()).await {
             tracing::warn!(app = %name, "autoscale failed: {error}");
         }
         name

@@ -93,7 +93,7 @@ pub async fn reload(
     drop(guard);
     if !new_apps.is_empty() {
         let inherited = request.inherited.unwrap_or_default();
-        let start = StartRequest { apps: new_apps, inherited, existing: Existing::Restart };
+        let start = StartRequest { apps: new_apps, inherited, existing: Existing::Restart, no_wait: false };
         report.add(layers::start(&handle.with_step("new"), start).await?);
     }
     Ok(report)
@@ -201,7 +201,7 @@ async fn reload_app(
         }
     }
     if let Some(count) = app.count {
-        report.add(handle.with_step(name).scale(name.to_owned(), ScaleTo::Exactly(count)).await?);
+        report.add(handle.with_step(name).scale(name.to_owned(), ScaleTo::Exactly(count).into()).await?);
     }
     Ok(report)
 }
@@ -231,7 +231,7 @@ async fn add_failures(
         .inspect(move |instances| {
             let selected = replaced.iter().filter_map(|run| Some((*run, instances.get(&run.instance)?)));
             let state = |(run, it): (RunId, &Instance)| {
-                (run.instance, replacement_exit(it, run), views::display_status(&it.status().state))
+                (run.instance, replacement_exit(it, run), views::display_status(it))
             };
             selected.map(state).collect::<Vec<_>>()
         })

@@ -20,7 +20,7 @@ use crate::ipc::message::{
     StartRequest,
 };
 use crate::metrics::Usage;
-use crate::spec::{AppSpec, EnvVars};
+use crate::spec::{AppSpec, Condition, EnvVars};
 
 /// The goal of a command for each instance that it concerns.
 pub(super) type Goals = Vec<(u32, Goal)>;
@@ -69,17 +69,36 @@ impl<W: World> Supervisor<W> {
     }
 
     fn apply(&mut self, change: Operation) -> Result<(Goals, Vec<String>), ApiError> {
-        let goals = match change {
+        let no_wait = change.no_wait();
+        let mut goals = match change {
             Operation::Start(apps) => self.start_apps(apps)?,
             Operation::Act(action, on) => self.act(action, on)?,
-            Operation::Scale(name, to) => self.scale(&name, to)?,
+            Operation::Scale(name, to) => self.scale(&name, to.to)?,
             Operation::Replace { id, with, earlier_runs } => {
                 return self.reload_instance(id, with, earlier_runs);
             }
+            Operation::WaitFor(conditions) => self.goals_of(&conditions),
             Operation::Signal(selectors, number) => self.signal(&selectors, number)?,
             Operation::Resurrect(saved) => return Ok(self.resurrect(saved)),
         };
+        for (_, goal) in goals.iter_mut().filter(|(_, goal)| no_wait && *goal == Goal::Online) {
+            *goal = Goal::Started;
+        }
         Ok((goals, Vec::new()))
+    }
+
+    /// The goals of all instances of these apps.
+    fn goals_of(&self, conditions: &BTreeMap<String, Condition>) -> Goals {
+        let goal = |condition: &Condition| match condition {
+            Condition::Started => Goal::Started,
+            Condition::Ready => Goal::Resumed,
+            Condition::Completed => Goal::Completed,
+        };
+        let mut goals = Goals::new();
+        for (name, condition) in conditions {
+            goals.extend(self.registry.ids_of(name).into_iter().map(|id| (id, goal(condition))));
+        }
+        goals
     }
 
     fn with_names(&self, goals: Goals) -> NamedGoals {
@@ -310,7 +329,8 @@ impl<W: World> Supervisor<W> {
             let added: Vec<u32> = (current..count).map(|_| self.add(&spec, &inherited)).collect();
             return Ok(self.start_added(&added, true));
         }
-        // The instances with the highest numbers are deleted.
+        // Those that do not run are deleted first, then those with the highest numbers.
+        ids.sort_by_key(|id| self.registry.get(*id).is_none_or(|instance| !is_serving(instance)));
         let surplus = ids.split_off(count as usize);
         let event = if ids.is_empty() { InstanceEvent::Delete } else { InstanceEvent::DrainAndDelete };
         surplus.iter().for_each(|id| self.dispatch(*id, event.clone()));
@@ -353,8 +373,13 @@ impl<W: World> Supervisor<W> {
             if start {
                 self.dispatch(id, InstanceEvent::Start);
             }
-            goals.push((id, if start { Goal::Online } else { Goal::Any }));
+            goals.push((id, if start { Goal::Resumed } else { Goal::Any }));
         }
         (goals, notes.into_iter().collect())
     }
+}
+
+/// Whether an instance runs or is to be restarted.
+fn is_serving(instance: &Instance) -> bool {
+    !matches!(instance.status().state, State::Stopped | State::Errored { .. })
 }

@@ -15,9 +15,10 @@ use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    Action, ActionReport, ActionRequest, ApiError, ErrorCode, ScaleTo, Selectors, StartRequest,
+    Action, ActionReport, ActionRequest, ApiError, ErrorCode, ScaleRequest, Selectors, StartRequest,
 };
 use crate::metrics::Usage;
+use crate::spec::Condition;
 
 /// How long regular expressions may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,7 +64,7 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn scale(&self, name: String, to: ScaleTo) -> Result<ActionReport, ApiError> {
+    pub async fn scale(&self, name: String, to: ScaleRequest) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Scale(name, to)).await
     }
 
@@ -78,6 +79,14 @@ impl SupervisorHandle {
         earlier_runs: Vec<RunId>,
     ) -> Result<ActionReport, ApiError> {
         self.apply(Operation::Replace { id, with, earlier_runs }).await
+    }
+
+    /// Waits until each of these apps has reached its condition, or cannot reach it without another command.
+    ///
+    /// # Errors
+    /// The daemon is shutting down.
+    pub async fn wait_for(&self, conditions: BTreeMap<String, Condition>) -> Result<ActionReport, ApiError> {
+        self.apply(Operation::WaitFor(conditions)).await
     }
 
     /// Sends a signal to the first process of each selected instance.

@@ -9,11 +9,11 @@ use crate::instance::event::InstanceEvent;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    Action, ActionReport, ActionRequest, ApiError, InheritedEnv, ScaleTo, Selectors, StartRequest,
+    Action, ActionReport, ActionRequest, ApiError, InheritedEnv, ScaleRequest, Selectors, StartRequest,
 };
 use crate::metrics::Usage;
 use crate::process::process_ref::ProcessRef;
-use crate::spec::AppSpec;
+use crate::spec::{AppSpec, Condition};
 
 /// Where the answer to a command is sent.
 pub type ReplySender<T> = oneshot::Sender<Result<T, ApiError>>;
@@ -38,6 +38,8 @@ pub enum Input {
     Triggered {
         /// Name of the app.
         app: String,
+        /// Whether it is a schedule, which has a rule for a run that has not ended.
+        by_schedule: bool,
         /// The reason, for users.
         reason: String,
     },
@@ -133,7 +135,7 @@ pub enum Operation {
     /// Starts, stops, restarts, deletes or resets instances.
     Act(Action, ActionRequest),
     /// Changes the number of instances of an app.
-    Scale(String, ScaleTo),
+    Scale(String, ScaleRequest),
     /// Replaces the process of an instance; the current one is stopped once the new one has passed its probation.
     Replace {
         /// Id of the instance.
@@ -143,10 +145,24 @@ pub enum Operation {
         /// Instances that were replaced before, and their last runs until then.
         earlier_runs: Vec<RunId>,
     },
+    /// Changes nothing; the report is sent once each app has reached its condition, or cannot reach it.
+    WaitFor(BTreeMap<String, Condition>),
     /// Sends a signal, by number.
     Signal(Selectors, i32),
     /// Adds the saved instances of apps that are not in the list.
     Resurrect(Snapshot),
+}
+
+impl Operation {
+    /// Whether the report is sent without waiting until started processes are ready.
+    pub(super) fn no_wait(&self) -> bool {
+        match self {
+            Self::Start(StartRequest { no_wait, .. })
+            | Self::Act(_, ActionRequest { no_wait, .. })
+            | Self::Scale(_, ScaleRequest { no_wait, .. }) => *no_wait,
+            Self::Replace { .. } | Self::WaitFor(_) | Self::Signal(..) | Self::Resurrect(_) => false,
+        }
+    }
 }
 
 /// The settings of a process that replaces another.

@@ -31,10 +31,11 @@ use crate::instance::Instance;
 use crate::instance::event::{Effect, InstanceEvent, Notice};
 use crate::instance::replacement::Replacement;
 use crate::instance::snapshot::{self, Snapshot};
-use crate::instance::state::RunProcess;
+use crate::instance::state::{RunProcess, State};
 use crate::instance::status::RunId;
 use crate::ipc::message::EventKind;
 use crate::metrics::Usage;
+use crate::spec::{Overlap, StopPolicy};
 
 /// Connections to a stopped instance wait for its next start if that follows within this many milliseconds. If it
 /// takes longer, they are refused, so that clients can react.
@@ -79,7 +80,7 @@ impl<W: World> Supervisor<W> {
             Input::OrphanExited => self.on_orphan_exited(),
             Input::ProbeResult(run, report) => self.on_probe_result(run, report),
             Input::UsageSampled(samples) => self.record_usage(samples),
-            Input::Triggered { app, reason } => self.on_trigger(&app, &reason),
+            Input::Triggered { app, by_schedule, reason } => self.on_trigger(&app, by_schedule, &reason),
             Input::SaveDue => self.dirty = true,
             Input::Command(command) => self.handle_command(command),
         }
@@ -90,7 +91,7 @@ impl<W: World> Supervisor<W> {
         if self.frozen.is_some() {
             return;
         }
-        self.replies.settle(&self.registry, &self.world);
+        self.replies.settle(&self.registry, &mut self.world);
         if std::mem::take(&mut self.apps_changed) {
             self.world.on_apps_changed(self.registry.instances());
         }
@@ -131,7 +132,7 @@ impl<W: World> Supervisor<W> {
             self.run_effects(target, effects);
         }
         for (run, process) in recovery.orphan_runs {
-            self.world.kill(run, process);
+            self.world.kill(run, process, &StopPolicy::default());
         }
         self.mark_apps_changed();
     }
@@ -196,9 +197,11 @@ impl<W: World> Supervisor<W> {
                 }
                 Effect::Drain { run: number } => self.world.drain(run(number)),
                 Effect::SendStopSignal { process } => self.world.stop(run(process.run), process, instance),
-                Effect::Kill { process } => self.world.kill(run(process.run), process),
+                Effect::Kill { process } => {
+                    self.world.kill(run(process.run), process, &instance.spec().stop);
+                }
                 Effect::CleanUpTree { process, mode } => {
-                    self.world.clean_up_tree(run(process.run), process, mode);
+                    self.world.clean_up_tree(run(process.run), process, mode, &instance.spec().stop);
                 }
                 Effect::ReleaseRun { run: number } => {
                     self.world.release_run(run(number));
@@ -291,10 +294,45 @@ impl<W: World> Supervisor<W> {
         }
     }
 
-    fn on_trigger(&mut self, app: &str, reason: &str) {
-        let ids: Vec<u32> = self.registry.wanted_instances(app).map(Instance::id).collect();
-        for id in ids {
-            self.dispatch(id, InstanceEvent::Restart(Some(reason.to_owned())));
+    /// A schedule is due, or a file has changed: restarts the instances that are wanted. A schedule that is due while
+    /// the previous run has not ended follows the rule of the app.
+    fn on_trigger(&mut self, app: &str, by_schedule: bool, reason: &str) {
+        let wanted = self.registry.wanted_instances(app);
+        let runs: Vec<(u32, Overlap)> = wanted.map(|it| (it.id(), overlap(it, by_schedule))).collect();
+        for (id, overlap) in runs {
+            let Some(instance) = self.registry.get(id) else { continue };
+            let (event, rule) = match overlap {
+                Overlap::Replace => {
+                    // A job that is killed by its own schedule has not done its work.
+                    let is_cut_short = by_schedule && instance.spec().is_job() && is_running(instance);
+                    let note = if is_cut_short {
+                        ": the previous run had not ended (overlap = replace)"
+                    } else {
+                        ""
+                    };
+                    self.dispatch(id, InstanceEvent::Restart(Some(format!("{reason}{note}"))));
+                    continue;
+                }
+                Overlap::Skip => (None, "skipped"),
+                Overlap::Queue => (Some(InstanceEvent::Enqueue), "queued"),
+            };
+            let detail = format!("{reason}: {rule}, because the previous run has not ended");
+            let now = self.world.now();
+            self.world.publish(views::event_with_detail(instance, EventKind::Overlapped, detail, now));
+            event.into_iter().for_each(|event| self.dispatch(id, event));
         }
     }
+}
+
+/// What a trigger does to an instance: nothing is to be replaced if no run is under way.
+fn overlap(instance: &Instance, by_schedule: bool) -> Overlap {
+    match by_schedule && is_running(instance) {
+        true => instance.spec().overlap,
+        false => Overlap::Replace,
+    }
+}
+
+fn is_running(instance: &Instance) -> bool {
+    let state = &instance.status().state;
+    state.run().is_some() || matches!(state, State::Waiting { .. })
 }

@@ -11,7 +11,7 @@ use crate::instance::replacement::Replacement;
 use crate::instance::state::{CleanUp, RunProcess, State, Want};
 use crate::instance::status::RunId;
 use crate::process::process_ref::ProcessRef;
-use crate::spec::{AppSpec, EnvVars};
+use crate::spec::{AppSpec, EnvVars, StopPolicy};
 use crate::time::Moment;
 
 /// The instances of the supervisor. Each changes only by its own transitions.
@@ -227,7 +227,7 @@ impl Registry {
         match event {
             InstanceEvent::Exited { .. } => {
                 orphan.exited = true;
-                processes.clean_up_tree(run, orphan.process, CleanUp::Kill);
+                processes.clean_up_tree(run, orphan.process, CleanUp::Kill, &StopPolicy::default());
             }
             InstanceEvent::TreeChecked { remaining, .. } if remaining.is_empty() => {
                 self.orphan_runs.remove(&run);
@@ -242,6 +242,7 @@ impl Registry {
             InstanceEvent::Start
             | InstanceEvent::Stop
             | InstanceEvent::Restart(_)
+            | InstanceEvent::Enqueue
             | InstanceEvent::Delete
             | InstanceEvent::DrainAndDelete
             | InstanceEvent::OrphanExited
@@ -253,7 +254,7 @@ impl Registry {
     /// Cleans up the trees of exited runs without an instance again.
     pub(super) fn clean_up_orphan_runs(&self, processes: &mut impl ProcessControl) {
         for (run, orphan) in self.orphan_runs.iter().filter(|(_, orphan)| orphan.exited) {
-            processes.clean_up_tree(*run, orphan.process, CleanUp::Kill);
+            processes.clean_up_tree(*run, orphan.process, CleanUp::Kill, &StopPolicy::default());
         }
     }
 }

@@ -159,14 +159,17 @@ impl<W: World> Supervisor<W> {
     fn on_replacement_timeout(&mut self, id: u32, at: u64) {
         let current_was_ready = self.registry.get(id).is_some_and(|instance| instance.status().ready);
         let Some(instance) = self.registry.replacement(id).map(Replacement::instance) else { return };
-        let seconds = instance.spec().readiness.timeout.as_secs_f64();
+        let seconds = instance.ready_timeout().as_secs_f64();
         match instance.spec().ready_signal() {
             ReadySignal::Notified | ReadySignal::ProbePassed => {
                 let reason = format!("the replacement is not ready: {}", instance.not_ready_reason());
                 self.abort_replacement(id, &reason);
             }
             ReadySignal::Listening if current_was_ready => {
-                let reason = format!("the replacement did not listen within {seconds} s (listen_timeout)");
+                let reason = format!(
+                    "the replacement did not listen within {seconds} s (listen_timeout); if the app needs longer, \
+                    set `listen_timeout`"
+                );
                 self.abort_replacement(id, &reason);
             }
             // The current process did not listen either, so the app need not listen.
@@ -243,7 +246,7 @@ impl<W: World> Supervisor<W> {
         if let Some(deadline) = replacement.extend_probation(now) {
             return self.world.set_timer(id, deadline);
         }
-        let seconds = replacement.instance().spec().readiness.timeout.as_secs_f64();
+        let seconds = replacement.instance().ready_timeout().as_secs_f64();
         let reason = format!(
             "the replacement does not listen on {missing} after {seconds} s (listen_timeout), unlike the \
             current process; `rsm restart` skips this check"
@@ -297,7 +300,7 @@ impl<W: World> Supervisor<W> {
 
 /// How a later run of an instance exited, unless a stop or restart was requested.
 pub(crate) fn replacement_exit(instance: &Instance, run: RunId) -> Option<String> {
-    instance.status().exit_after(run.number).map(|exit| format!("the replacement exited: {exit}"))
+    instance.status().ended_after(run.number).map(|ended| format!("the replacement exited: {}", ended.exit))
 }
 
 /// A note about an app that has to be stopped before it can be started.

@@ -69,7 +69,10 @@ fn pattern_of(selector: &str) -> Option<&str> {
 fn compile(selector: &str, pattern: &str) -> Result<Regex, ApiError> {
     let mut builder = RegexBuilder::new(pattern);
     builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build().map_err(|error| {
-        ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {error}"))
+        // The other lines repeat the expression.
+        let message = error.to_string();
+        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {reason}"))
     })
 }
 
@@ -124,6 +127,12 @@ fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
         return ApiError::new(ErrorCode::NotFound, "no apps").hint("start one: rsm start ecosystem.toml");
     }
     let error = ApiError::new(ErrorCode::NotFound, format!("no app, namespace or id matches \"{selector}\""));
+    if selector.contains(',') {
+        return error.hint(format!(
+            "separate several by spaces: {}",
+            selector.split(',').collect::<Vec<_>>().join(" ")
+        ));
+    }
     let names = instances.values().map(|instance| instance.spec().name.as_str());
     match closest_match(selector, names) {
         Some(name) => error.hint(format!("did you mean \"{name}\"?")),

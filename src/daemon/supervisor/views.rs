@@ -1,17 +1,26 @@
 //! Views of instances for clients: conversion to the types of the API.
 
-use crate::instance::Instance;
 use crate::instance::event::Notice;
-use crate::instance::state::{RunProcess, State};
+use crate::instance::state::{RunProcess, State, Want};
 use crate::instance::status::RunRecord;
+use crate::instance::{Instance, JobEnd};
 use crate::ipc::message::{DisplayStatus, EventKind, EventView, ExitView, InstanceView};
 use crate::metrics::Usage;
+use crate::schedule::{self, Schedule};
 use crate::time::Moment;
 
-/// The status that clients see for a state.
-pub fn display_status(state: &State) -> DisplayStatus {
-    match state {
-        State::Stopped => DisplayStatus::Stopped,
+/// The status that clients see.
+pub fn display_status(instance: &Instance) -> DisplayStatus {
+    let status = instance.status();
+    match &status.state {
+        State::Stopped if status.want == Want::Up && instance.spec().cron_restart.is_some() => {
+            DisplayStatus::Scheduled
+        }
+        State::Stopped => match instance.job_end() {
+            Some(JobEnd::Completed) => DisplayStatus::Completed,
+            Some(JobEnd::Failed) => DisplayStatus::Failed,
+            None => DisplayStatus::Stopped,
+        },
         State::Spawning { .. } | State::Starting { .. } => DisplayStatus::Launching,
         State::Online { .. } => DisplayStatus::Online,
         State::Draining { .. } | State::Stopping { .. } | State::CleaningUp { .. } => DisplayStatus::Stopping,
@@ -31,23 +40,45 @@ pub fn instance_view(instance: &Instance, usage: Option<&Usage>, user: &str, now
         namespace: spec.namespace.clone(),
         number: instance.number(),
         mode: spec.exec_mode,
-        status: display_status(&status.state),
+        status: display_status(instance),
         reason: instance.status_reason(),
         pid: process.map(|process| process.pid),
         started_at: process.map(|process| process.since.wall),
         uptime: process.map(|process| uptime(process, now)),
         restarts: status.restarts,
+        // The last of them may not have been followed by a restart yet.
         unstable_restarts: u32::try_from(status.failure_history.recent_count(policy, now))
-            .unwrap_or(u32::MAX),
+            .unwrap_or(u32::MAX)
+            .min(status.restarts),
+        runs: status.runs,
+        next_run: next_run(instance, now),
+        last_run_failed: status
+            .history
+            .back()
+            .is_some_and(|run| !run.requested && instance.run_end(run) == JobEnd::Failed),
+        failed_runs: instance.failed_runs(now),
+        last_exit: status.history.back().map(|run| run.exit.clone()),
         cpu: usage.map_or(0.0, |usage| usage.cpu_percent),
         memory: usage.map_or(0, |usage| usage.memory),
         memory_limit: spec.max_memory_restart,
         user: spec.account.as_ref().map_or(user, |account| &account.user).to_owned(),
         watching: spec.watch.is_some(),
+        healthy: (instance.is_online() && spec.health.is_some()).then_some(status.health_problem.is_none()),
+        script: spec.script.clone(),
         version: spec.version.clone(),
         source: spec.source.clone(),
         drift: None,
     }
+}
+
+/// When the schedule is due next, in milliseconds since the epoch.
+fn next_run(instance: &Instance, now: Moment) -> Option<u64> {
+    let spec = instance.spec();
+    let pattern = spec.cron_restart.as_ref().filter(|_| instance.status().want == Want::Up)?;
+    let zone = schedule::time_zone(spec.timezone.as_deref()).ok()?;
+    let now = jiff::Timestamp::from_millisecond(i64::try_from(now.wall).ok()?).ok()?;
+    let next = Schedule::parse(pattern).ok()?.next_after(&now.to_zoned(zone))?;
+    u64::try_from(next.timestamp().as_millisecond()).ok()
 }
 
 fn uptime(process: &RunProcess, now: Moment) -> u64 {
@@ -107,7 +138,7 @@ pub fn event_view(instance: &Instance, kind: EventKind, now: Moment) -> EventVie
         id: instance.id(),
         name: instance.spec().name.clone(),
         run: instance.status().last_run,
-        status: display_status(&instance.status().state),
+        status: display_status(instance),
         exit: None,
         detail: None,
     }

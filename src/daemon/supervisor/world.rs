@@ -9,6 +9,7 @@ use crate::instance::Instance;
 use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::ipc::message::EventView;
+use crate::spec::StopPolicy;
 use crate::time::Moment;
 
 /// Everything that a supervisor needs of the outside.
@@ -30,14 +31,14 @@ pub trait ProcessControl {
     /// Starts a process. Answered by `Spawned` or `SpawnFailed`, later by `Exited`.
     fn spawn(&mut self, run: RunId, instance: &Instance);
 
-    /// Sends the app's stop signal to the first process or to the whole tree, as the spec says.
+    /// Sends the app's stop signal to the processes that the spec says.
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance);
 
-    /// Sends SIGKILL to the whole tree.
-    fn kill(&mut self, run: RunId, process: RunProcess);
+    /// Sends SIGKILL to the tree.
+    fn kill(&mut self, run: RunId, process: RunProcess, policy: &StopPolicy);
 
     /// Ends the remaining processes of a tree. Answered by `TreeChecked`.
-    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp);
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp, policy: &StopPolicy);
 
     /// Sends a signal to the first process.
     fn signal(&mut self, run: RunId, number: i32);

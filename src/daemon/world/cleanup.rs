@@ -2,30 +2,50 @@
 //!
 //! All requests of a batch share one scan of the system's processes.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use crate::daemon::supervisor::Input;
+use crate::daemon::world::stop_signals::{self, StopSignals, process_ref};
 use crate::instance::event::InstanceEvent;
 use crate::instance::launch;
 use crate::instance::state::{CleanUp, RunProcess};
 use crate::instance::status::RunId;
 use crate::paths::Home;
+use crate::process::proc::stat;
 use crate::process::process_ref::ProcessRef;
-use crate::process::tree::{self, EndedRun, OrphanScope};
+use crate::process::tree::{self, EndedRun, OrphanScope, TreeMember};
+use crate::spec::StopPolicy;
+
+/// How long a run waits for a process that is exiting. Longer than the time after which SIGKILL is reported to have had
+/// no effect.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The same for an exiting process whose run cannot be determined.
+const UNASSIGNED_EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the time of an exiting process is remembered.
+const EXITING_MEMORY: Duration = Duration::from_secs(60);
+
+/// Maximum number of processes of a run whose exits are awaited at the same time.
+const MAX_AWAITED: usize = 64;
 
 /// A run to clean up.
 struct CleanupRequest {
     process: RunProcess,
     mode: CleanUp,
+    policy: StopPolicy,
 }
 
 /// The cleanups of all runs.
 pub struct TreeCleanup {
     home: Home,
     keeper_pid: i32,
+    signals: StopSignals,
     queue: mpsc::UnboundedSender<Input>,
     /// Pids of the running leaders, which no cleanup touches.
     leaders: HashMap<RunId, i32>,
@@ -34,17 +54,48 @@ pub struct TreeCleanup {
     requests: BTreeMap<RunId, CleanupRequest>,
     /// Runs whose orphans may not be children of the keeper.
     orphan_scopes: HashMap<RunId, OrphanScope>,
+    /// The users as whom apps run.
+    users: HashSet<u32>,
+    /// When processes were first seen that are exiting and do not end.
+    exiting_since: HashMap<ProcessRef, Instant>,
+    /// Remaining processes whose exits are awaited.
+    awaited: Rc<RefCell<HashSet<ProcessRef>>>,
 }
 
 impl TreeCleanup {
-    pub fn new(home: Home, keeper_pid: i32, queue: mpsc::UnboundedSender<Input>) -> Self {
-        let (leaders, orphan_scopes) = (HashMap::new(), HashMap::new());
-        Self { home, keeper_pid, queue, leaders, requests: BTreeMap::new(), orphan_scopes }
+    pub fn new(
+        home: Home,
+        keeper_pid: i32,
+        signals: StopSignals,
+        queue: mpsc::UnboundedSender<Input>,
+    ) -> Self {
+        Self {
+            home,
+            keeper_pid,
+            signals,
+            queue,
+            leaders: HashMap::new(),
+            requests: BTreeMap::new(),
+            orphan_scopes: HashMap::new(),
+            users: HashSet::new(),
+            exiting_since: HashMap::new(),
+            awaited: Rc::default(),
+        }
+    }
+
+    /// Sends signals to runs.
+    pub fn signals(&mut self) -> &mut StopSignals {
+        &mut self.signals
     }
 
     /// Sets where to look for orphans of a run, if not among the children of the keeper.
     pub fn set_orphan_scope(&mut self, run: RunId, scope: OrphanScope) {
         self.orphan_scopes.insert(run, scope);
+    }
+
+    /// Sets the users as whom apps run.
+    pub fn set_users(&mut self, users: HashSet<u32>) {
+        self.users = users;
     }
 
     pub fn run_started(&mut self, run: RunId, pid: i32) {
@@ -53,11 +104,13 @@ impl TreeCleanup {
 
     pub fn run_ended(&mut self, run: RunId) {
         self.orphan_scopes.remove(&run);
+        self.signals.run_ended(run);
     }
 
     /// Requests the cleanup of a run at the end of the batch.
-    pub fn request(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
-        let request = self.requests.entry(run).or_insert(CleanupRequest { process, mode });
+    pub fn request(&mut self, run: RunId, process: RunProcess, mode: CleanUp, policy: &StopPolicy) {
+        let new = || CleanupRequest { process, mode, policy: policy.clone() };
+        let request = self.requests.entry(run).or_insert_with(new);
         if mode == CleanUp::Kill {
             request.mode = mode;
         }
@@ -79,36 +132,88 @@ impl TreeCleanup {
             orphans: self.orphan_scopes.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
         };
         let runs: Vec<EndedRun> = requests.iter().map(ended_run).collect();
-        let mut found =
-            tree::find_remaining(self.keeper_pid, &runs, &launch::run_marker(&self.home), &leaders);
+        let mut found = tree::find_remaining(
+            self.keeper_pid,
+            &runs,
+            &launch::run_marker(&self.home),
+            &leaders,
+            &self.users,
+        );
         for (run, request) in requests {
-            let remaining = found.remove(&run.to_u64()).unwrap_or_default();
-            let signal = match request.mode {
-                CleanUp::Kill => Signal::SIGKILL,
-                CleanUp::Terminate => Signal::SIGTERM,
+            let (leader, policy) = (process_ref(request.process), &request.policy);
+            let mut remaining = found.remove(&run.to_u64()).unwrap_or_default();
+            remaining.retain(|member| stop_signals::is_in_scope(member, leader, policy));
+            remaining.retain(|member| self.must_wait_for(member, request.mode));
+            // Programs that put themselves into the background create their own session.
+            let background = remaining.iter().find(|member| member.session != leader.pid);
+            let background = background.map(|member| stat::comm(member.process.pid));
+            let awaited = match request.mode {
+                CleanUp::Terminate => {
+                    let members: Vec<TreeMember> =
+                        remaining.iter().filter(|member| member.is_assigned).copied().collect();
+                    self.signals.stop_remaining(run, &members, policy)
+                }
+                CleanUp::Kill => {
+                    for member in remaining.iter().filter(|member| member.is_assigned) {
+                        let _ = member.process.signal(libc::SIGKILL);
+                    }
+                    Vec::new()
+                }
             };
-            for process in &remaining {
-                let _ = process.signal(signal as i32);
-            }
-            if let Some(first) = remaining.first().copied() {
-                self.notify_on_exit(first);
-            }
-            let remaining = remaining.into_iter().map(|process| process.pid).collect();
-            let event = InstanceEvent::TreeChecked { run: run.number, remaining };
+            self.notify_on_exit(&awaited, &remaining);
+            let remaining = remaining.into_iter().map(|member| member.process.pid).collect();
+            let event = InstanceEvent::TreeChecked { run: run.number, remaining, background };
             let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
         }
     }
 
-    /// Waiting for one of the remaining processes is enough: after its exit, all are checked again.
-    fn notify_on_exit(&self, process: ProcessRef) {
+    /// A process that is exiting executes no program any more. If it does not end, for example because the kernel waits
+    /// for a dead disk, the run ends without it after a time. A run to which it may not even belong waits less.
+    fn must_wait_for(&mut self, member: &TreeMember, mode: CleanUp) -> bool {
+        if member.is_assigned && !member.is_exiting {
+            return true;
+        }
+        let now = Instant::now();
+        self.exiting_since.retain(|process, since| now < *since + EXITING_MEMORY || process.is_running());
+        let limit = if member.is_assigned { EXIT_TIMEOUT } else { UNASSIGNED_EXIT_TIMEOUT };
+        if !self.exiting_since.contains_key(&member.process) {
+            self.check_again_in(limit);
+        }
+        let since = *self.exiting_since.entry(member.process).or_insert(now);
+        let is_overdue = now >= since + limit && (mode == CleanUp::Kill || !member.is_assigned);
+        if is_overdue {
+            let pid = member.process.pid;
+            tracing::warn!(pid, "the kernel does not end this exiting process; no run waits for it any more");
+        }
+        !is_overdue
+    }
+
+    fn check_again_in(&self, delay: Duration) {
         let queue = self.queue.clone();
         tokio::task::spawn_local(async move {
-            process.wait_exit().await;
+            tokio::time::sleep(delay).await;
             let _ = queue.send(Input::OrphanExited);
         });
     }
-}
 
-fn process_ref(process: RunProcess) -> ProcessRef {
-    ProcessRef { pid: process.pid, start_time: process.start_time }
+    /// Waits for the exit of the processes after which others are signaled, or of any one: after each exit, all are
+    /// checked again.
+    fn notify_on_exit(&self, handling: &[ProcessRef], remaining: &[TreeMember]) {
+        let any = remaining.first().map(|member| member.process);
+        let processes: Vec<ProcessRef> = match handling {
+            [] => any.into_iter().collect(),
+            handling => handling.iter().copied().take(MAX_AWAITED).collect(),
+        };
+        for process in processes {
+            if !self.awaited.borrow_mut().insert(process) {
+                continue;
+            }
+            let (queue, awaited) = (self.queue.clone(), self.awaited.clone());
+            tokio::task::spawn_local(async move {
+                process.wait_exit().await;
+                awaited.borrow_mut().remove(&process);
+                let _ = queue.send(Input::OrphanExited);
+            });
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Zoned};
 
 use crate::schedule::Schedule;
@@ -16,8 +17,8 @@ const CLOCK_STEP_TOLERANCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// Calls `on_due` at each time of `schedule`. Times that were missed during a suspend, or because the clock was
 /// set forward, cause one call together. Returns when the schedule has no more times.
-pub async fn run(schedule: Schedule, on_due: impl FnMut()) {
-    run_with_clock(&SystemClock, schedule, on_due).await;
+pub async fn run(schedule: Schedule, zone: TimeZone, on_due: impl FnMut()) {
+    run_with_clock(&SystemClock { zone }, schedule, on_due).await;
 }
 
 /// The clock of the system, or a simulated one in tests.
@@ -26,11 +27,14 @@ trait Clock {
     async fn sleep(&self, duration: Duration);
 }
 
-struct SystemClock;
+struct SystemClock {
+    /// The time zone in which the schedule is read.
+    zone: TimeZone,
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> Zoned {
-        Zoned::now()
+        Zoned::now().with_time_zone(self.zone.clone())
     }
 
     async fn sleep(&self, duration: Duration) {

@@ -16,6 +16,7 @@ pub(super) mod ports;
 mod probes;
 mod starter;
 pub(super) mod state_writer;
+mod stop_signals;
 mod triggers;
 pub(super) mod usage;
 mod watch;
@@ -37,6 +38,7 @@ use crate::daemon::world::ports::PortSharing;
 use crate::daemon::world::probes::Probes;
 use crate::daemon::world::starter::RunStarter;
 use crate::daemon::world::state_writer::{StateWriter, pid_file};
+use crate::daemon::world::stop_signals::StopSignals;
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
@@ -47,9 +49,8 @@ use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::LogHandle;
 use crate::paths::Home;
 use crate::process::memfd;
-use crate::process::process_ref::ProcessRef;
-use crate::process::signal;
-use crate::process::tree::{self, OrphanScope};
+use crate::process::tree::OrphanScope;
+use crate::spec::StopPolicy;
 use crate::time::{self, Moment};
 
 /// State that no reply waits for is saved again after this many times the duration of the last save, so that
@@ -108,7 +109,8 @@ impl SystemWorld {
         };
         let probes = Probes::new(home.clone(), queue.clone(), ports.clone());
         let triggers = Triggers::new(queue.clone());
-        let cleanup = TreeCleanup::new(home.clone(), keeper_pid, queue.clone());
+        let cleanup =
+            TreeCleanup::new(home.clone(), keeper_pid, StopSignals::new(keeper.clone()), queue.clone());
         Self {
             home,
             keeper,
@@ -174,21 +176,6 @@ impl SystemWorld {
         self.ports.borrow_mut().run_ended(run);
     }
 
-    /// Sends a signal through the keeper, which cannot hit a reused pid. Members of the tree that left the
-    /// process group are signaled directly.
-    fn signal_tree(&self, run: RunId, process: RunProcess, number: i32) {
-        let leader = ProcessRef { pid: process.pid, start_time: process.start_time };
-        let members = tree::tree_members(leader); // before the signal: exits hide descendants
-        self.send_signal(run, number, true);
-        for member in members.into_iter().filter(|member| member.group != process.pid) {
-            let _ = member.process.signal(number);
-        }
-    }
-
-    fn send_signal(&self, run: RunId, signal: i32, group: bool) {
-        self.keeper.send(KeeperRequest::Signal { run: run.to_u64(), signal, group }, Vec::new());
-    }
-
     /// Releases the keeper's copies after the last line was captured: until then, the next daemon would need
     /// them.
     fn release_in_keeper(&self, run: RunId) {
@@ -245,23 +232,19 @@ impl ProcessControl for SystemWorld {
         if spec.by_message && self.starter.node_channels.send(run, &"shutdown".into()).is_ok() {
             return;
         }
-        let number = signal::parse(&spec.signal).unwrap_or(libc::SIGINT);
-        match spec.whole_tree {
-            true => self.signal_tree(run, process, number),
-            false => self.send_signal(run, number, false),
-        }
+        self.cleanup.signals().stop(run, process, spec);
     }
 
-    fn kill(&mut self, run: RunId, process: RunProcess) {
-        self.signal_tree(run, process, libc::SIGKILL);
+    fn kill(&mut self, run: RunId, process: RunProcess, policy: &StopPolicy) {
+        self.cleanup.signals().kill(run, process, policy);
     }
 
-    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp) {
-        self.cleanup.request(run, process, mode);
+    fn clean_up_tree(&mut self, run: RunId, process: RunProcess, mode: CleanUp, policy: &StopPolicy) {
+        self.cleanup.request(run, process, mode, policy);
     }
 
     fn signal(&mut self, run: RunId, number: i32) {
-        self.send_signal(run, number, false);
+        self.cleanup.signals().signal_leader(run, number);
     }
 
     fn release_run(&mut self, run: RunId) {
@@ -356,6 +339,8 @@ impl EventSink for SystemWorld {
     }
 
     fn on_apps_changed(&mut self, instances: &BTreeMap<u32, Instance>) {
+        let users = instances.values().filter_map(|instance| Some(instance.spec().account.as_ref()?.uid));
+        self.cleanup.set_users(users.collect());
         self.triggers.update(instances, &self.home);
         self.ports.borrow_mut().update(instances);
     }

@@ -24,6 +24,10 @@ use crate::probes::{ExecContext, ResolvedProbe};
 use crate::spec::{Probe, ReadySignal};
 use crate::time::{self, Moment};
 
+/// Why a probe cannot reach a run that listens on another address of the same port than the process it replaces.
+const SUPERSEDED: &str = "its address is in use by the current process until it is ready: a probe cannot reach it; \
+    use `rsm restart`";
+
 /// The probe tasks of all runs.
 pub struct Probes {
     home: Home,
@@ -119,6 +123,8 @@ impl RunProbe {
         loop {
             tokio::time::sleep(probe.interval).await;
             match self.probe_once(probe).await {
+                // Not reachable before it is ready: neither healthy nor unhealthy.
+                Err(reason) if reason == SUPERSEDED => {}
                 Ok(()) => {
                     // The first success is reported too: the previous daemon may have reported a failure.
                     if failures >= probe.retries || !has_succeeded {
@@ -146,6 +152,7 @@ impl RunProbe {
                 match target.await.unwrap_or(ProbeTarget::Direct) {
                     ProbeTarget::Via(address) => Some(address),
                     ProbeTarget::Direct => None,
+                    ProbeTarget::Superseded => return Err(SUPERSEDED.to_owned()),
                     ProbeTarget::NotListening => return Err(format!("not listening on port {port}")),
                 }
             }

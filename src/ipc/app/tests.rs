@@ -3,13 +3,13 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::spec::{Probe, Rotation};
+use crate::spec::{KillMode, Probe, Rotation};
 
 /// A spec that uses each renamed field.
 fn spec() -> AppSpec {
     let mut spec = AppSpec::new("api", "/srv/api", "/srv");
     spec.restart.delay = RestartDelay::Pm2Backoff { initial: Duration::from_millis(5) };
-    spec.stop = StopPolicy { whole_tree: false, by_message: true, ..StopPolicy::default() };
+    spec.stop = StopPolicy { mode: KillMode::Main, by_message: true, ..StopPolicy::default() };
     spec.readiness.probe = Some(Probe::readiness(ProbeAction::Tcp("3000".into())));
     spec.health = Some(Probe::liveness(ProbeAction::Exec("true".into())));
     spec.logs.out = LogPath::Discard;
@@ -24,7 +24,7 @@ fn converts_specs_without_loss() {
     assert_eq!(AppSpec::from(app.clone()), spec());
     let json = serde_json::to_value(&app).unwrap();
     assert_eq!(json["restart"]["delay"], json!({ "pm2_backoff": { "initial": 5 } }));
-    assert_eq!((&json["stop"]["whole_tree"], &json["stop"]["by_message"]), (&json!(false), &json!(true)));
+    assert_eq!((&json["stop"]["mode"], &json["stop"]["by_message"]), (&json!("main"), &json!(true)));
     assert_eq!((&json["logs"]["out"], &json["logs"]["rotation"]["retain"]), (&json!("discard"), &json!(7)));
     assert_eq!(json["health"]["action"], json!({ "exec": "true" }));
     assert!(serde_json::from_value::<App>(json).unwrap() == app);
@@ -49,5 +49,5 @@ fn rejects_names_of_previous_versions_in_patches() {
         _ => unreachable!(),
     };
     assert!(patched(json!({ "stop": { "tree": true } })).is_err());
-    assert!(patched(json!({ "stop": { "whole_tree": null }, "health": null })).is_ok());
+    assert!(patched(json!({ "stop": { "mode": null }, "health": null })).is_ok());
 }

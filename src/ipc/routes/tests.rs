@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::ipc::request::{Existing, InheritedEnv};
+use crate::ipc::request::{Existing, InheritedEnv, ScaleTo};
 use crate::ipc::response::LogPosition;
 use crate::spec::{AppSpec, RestartDelay};
 
@@ -11,7 +11,11 @@ fn texts(least: usize) -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(any::<String>(), least..4)
 }
 
-fn scales() -> impl Strategy<Value = ScaleTo> {
+fn scales() -> impl Strategy<Value = ScaleRequest> {
+    (scale_targets(), any::<bool>()).prop_map(|(to, no_wait)| ScaleRequest { to, no_wait })
+}
+
+fn scale_targets() -> impl Strategy<Value = ScaleTo> {
     prop_oneof![
         any::<u32>().prop_map(ScaleTo::Exactly),
         any::<u32>().prop_map(ScaleTo::Add),
@@ -34,7 +38,7 @@ fn starts() -> impl Strategy<Value = Request> {
         app.instances = n;
         app.restart.delay = RestartDelay::Pm2Backoff { initial: std::time::Duration::from_millis(n.into()) };
         let inherited = InheritedEnv([(value, key)].into());
-        Request::Start(StartRequest { apps: vec![app], inherited, existing })
+        Request::Start(StartRequest { apps: vec![app], inherited, existing, no_wait: false })
     })
 }
 
@@ -45,7 +49,7 @@ fn acts() -> impl Strategy<Value = Request> {
         |(action, select, inherited, changes)| {
             let inherited = inherited.map(|[key, value]| InheritedEnv([(key, value)].into()));
             let changes = changes.map(|(key, value)| [(key, value.into())].into_iter().collect());
-            Request::Act(action, ActionRequest { select, inherited, changes })
+            Request::Act(action, ActionRequest { select, inherited, changes, no_wait: false })
         },
     )
 }
@@ -201,7 +205,8 @@ fn does_not_encode_paths_that_are_not_utf8() {
     use std::os::unix::ffi::OsStringExt;
     let cwd = std::ffi::OsString::from_vec(vec![b'/', 0xff]);
     let apps = vec![AppSpec::new("a", "/bin/a", cwd)];
-    let start = StartRequest { apps, inherited: InheritedEnv::default(), existing: Existing::Restart };
+    let start =
+        StartRequest { apps, inherited: InheritedEnv::default(), existing: Existing::Restart, no_wait: true };
     let error = Request::Start(start).encode().unwrap_err();
     assert!(error.message.contains("UTF-8"), "{error}");
 }

@@ -25,6 +25,12 @@ pub fn socket_inode(pid: i32, number: RawFd) -> io::Result<Option<u64>> {
     fs::read_link(format!("/proc/{pid}/fd/{number}")).map(|target| parse_socket_link(&target))
 }
 
+/// Whether descriptor `number` of two processes is open and refers to the same file.
+pub fn is_same_file(first: i32, second: i32, number: RawFd) -> bool {
+    let target = |pid: i32| fs::read_link(format!("/proc/{pid}/fd/{number}")).ok();
+    target(first).is_some_and(|file| target(second) == Some(file))
+}
+
 /// Whether descriptor `number` is a pipe.
 ///
 /// # Errors

@@ -1,12 +1,39 @@
-//! Established TCP connections of processes (`proc_net_tcp(5)`).
+//! Established TCP connections and listening sockets of processes (`proc_net_tcp(5)`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 
 use super::fds;
 
 /// `TCP_ESTABLISHED` in the kernel's tables.
 const ESTABLISHED: &str = "01";
+
+/// `TCP_LISTEN` in the kernel's tables.
+const LISTEN: &str = "0A";
+
+/// `__SO_ACCEPTCON`, in the flags of Unix sockets.
+const ACCEPTS_CONNECTIONS: u64 = 1 << 16;
+
+/// Inodes of all listening TCP and Unix sockets in the network namespace of a process.
+pub fn listening_inodes(pid: i32) -> HashSet<u64> {
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let tcp = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        (words.nth(3)? == LISTEN).then_some(())?;
+        words.nth(5)?.parse::<u64>().ok()
+    };
+    let unix = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let flags = u64::from_str_radix(words.nth(3)?, 16).ok()?;
+        (flags & ACCEPTS_CONNECTIONS != 0).then_some(())?;
+        words.nth(2)?.parse::<u64>().ok()
+    };
+    let mut inodes: HashSet<u64> = table("unix").lines().filter_map(unix).collect();
+    for name in ["tcp", "tcp6"] {
+        inodes.extend(table(name).lines().filter_map(tcp));
+    }
+    inodes
+}
 
 /// Counts the established connections of each group of processes on its ports. Processes that may not be
 /// inspected are not counted.
@@ -61,6 +88,19 @@ mod tests {
         // The clients' ends have other ports.
         assert_eq!(count(), [(7, 3), (8, 0)].into());
         drop(clients);
+    }
+
+    #[test]
+    fn finds_listening_sockets() {
+        use std::os::fd::AsFd;
+        let dir = tempfile::tempdir().unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(tcp.local_addr().unwrap()).unwrap();
+        let unix = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let inode = |fd: std::os::fd::BorrowedFd<'_>| nix::sys::stat::fstat(fd).unwrap().st_ino;
+        let listening = listening_inodes(std::process::id().cast_signed());
+        assert!(listening.contains(&inode(tcp.as_fd())) && listening.contains(&inode(unix.as_fd())));
+        assert!(!listening.contains(&inode(client.as_fd())));
     }
 
     #[test]

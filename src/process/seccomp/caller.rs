@@ -21,7 +21,8 @@ pub struct Caller {
     pub pid: i32,
     /// Effective user id.
     pub uid: u32,
-    /// Whether it may bind privileged ports.
+    /// Whether it may bind privileged ports. The capabilities of a process in another user namespace are valid only
+    /// there, although `/proc` shows them in the same way.
     pub can_bind_privileged: bool,
     /// Whether it is in the network namespace of this process. In another one (a container) its ports are
     /// separate.
@@ -32,14 +33,15 @@ impl Caller {
     /// The process of a thread.
     ///
     /// # Errors
-    /// The thread does not exist.
+    /// `ESRCH`: the thread does not exist. `EACCES`, `EPERM`: it may not be inspected.
     pub fn of_thread(thread: i32) -> nix::Result<Self> {
         let text = std::fs::read_to_string(format!("/proc/{thread}/status")).map_err(|_| Errno::ESRCH)?;
-        let namespace = |thread: &str| read_link(format!("/proc/{thread}/ns/net")).ok();
-        let own = namespace("self");
-        let same_netns = namespace(&thread.to_string()).is_none_or(|other| Some(other) == own);
         let caller = Self::parse(&text).ok_or(Errno::ESRCH)?;
-        Ok(Self { same_netns, ..caller })
+        Ok(Self {
+            can_bind_privileged: caller.can_bind_privileged && shares_namespace(thread, "user")?,
+            same_netns: shares_namespace(thread, "net")?,
+            ..caller
+        })
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -52,6 +54,13 @@ impl Caller {
             same_netns: true,
         })
     }
+}
+
+/// Whether a thread is in the same namespace as this process. A kernel without namespaces of this kind has no link.
+fn shares_namespace(thread: i32, kind: &str) -> nix::Result<bool> {
+    let to_errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+    let Ok(own) = read_link(format!("/proc/self/ns/{kind}")) else { return Ok(true) };
+    Ok(read_link(format!("/proc/{thread}/ns/{kind}")).map_err(to_errno)? == own)
 }
 
 /// Copies `length` bytes at `address` of a thread's memory.

@@ -23,7 +23,7 @@ const X32_SYSCALL_BIT: u32 = 0x4000_0000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SupervisedCalls {
-    /// `bind` and `listen`.
+    /// `bind` and `listen`, and the call by which a program forbids itself to bind.
     BindListen,
     /// Also the `setsockopt` calls that affect port sharing: needed if rsm cannot inspect the sockets of the
     /// app.
@@ -39,6 +39,8 @@ pub enum CallKind {
     Listen,
     /// `setsockopt(fd, level, option, value, length)`.
     SetSockOpt,
+    /// `landlock_create_ruleset(attributes, size, flags)`.
+    LandlockRuleset,
     /// `socketcall(call, arguments)` of 32-bit x86: one call for all socket operations, with arguments in
     /// memory.
     SocketCall,
@@ -49,6 +51,17 @@ struct SyscallTable {
     architecture: u32,
     numbers: &'static [(u32, CallKind)],
 }
+
+/// The same number on all architectures.
+const LANDLOCK_CREATE_RULESET: u32 = 444;
+
+/// Socket options that decide how a socket may be bound, or to which group it belongs. From `linux/in6.h` where libc
+/// has no name.
+const SOCKET_OPTIONS: &[(i32, &[i32])] = &[
+    (libc::SOL_SOCKET, &[libc::SO_REUSEPORT, libc::SO_BINDTODEVICE, libc::SO_BINDTOIFINDEX]),
+    (libc::IPPROTO_IPV6, &[libc::IPV6_V6ONLY, libc::IPV6_TRANSPARENT, libc::IPV6_FREEBIND]),
+    (libc::IPPROTO_IP, &[libc::IP_TRANSPARENT, libc::IP_FREEBIND]),
+];
 
 /// The native architecture, and that of 32-bit programs on the same machine (`linux/audit.h`).
 #[cfg(target_arch = "x86_64")]
@@ -68,9 +81,11 @@ const TABLES: &[SyscallTable] = &[
             (libc::SYS_bind as u32, CallKind::Bind),
             (libc::SYS_listen as u32, CallKind::Listen),
             (libc::SYS_setsockopt as u32, CallKind::SetSockOpt),
+            (LANDLOCK_CREATE_RULESET, CallKind::LandlockRuleset),
             (X32_SYSCALL_BIT | libc::SYS_bind as u32, CallKind::Bind),
             (X32_SYSCALL_BIT | libc::SYS_listen as u32, CallKind::Listen),
             (X32_SYSCALL_BIT | 541, CallKind::SetSockOpt),
+            (X32_SYSCALL_BIT | LANDLOCK_CREATE_RULESET, CallKind::LandlockRuleset),
         ],
     },
     SyscallTable {
@@ -80,6 +95,7 @@ const TABLES: &[SyscallTable] = &[
             (363, CallKind::Listen),
             (366, CallKind::SetSockOpt),
             (102, CallKind::SocketCall),
+            (LANDLOCK_CREATE_RULESET, CallKind::LandlockRuleset),
         ],
     },
 ];
@@ -92,11 +108,17 @@ const TABLES: &[SyscallTable] = &[
             (libc::SYS_bind as u32, CallKind::Bind),
             (libc::SYS_listen as u32, CallKind::Listen),
             (libc::SYS_setsockopt as u32, CallKind::SetSockOpt),
+            (LANDLOCK_CREATE_RULESET, CallKind::LandlockRuleset),
         ],
     },
     SyscallTable {
         architecture: AUDIT_ARCH_ARM,
-        numbers: &[(282, CallKind::Bind), (284, CallKind::Listen), (294, CallKind::SetSockOpt)],
+        numbers: &[
+            (282, CallKind::Bind),
+            (284, CallKind::Listen),
+            (294, CallKind::SetSockOpt),
+            (LANDLOCK_CREATE_RULESET, CallKind::LandlockRuleset),
+        ],
     },
 ];
 
@@ -116,28 +138,39 @@ impl CallKind {
 const SOCKETCALL_BIND: u32 = 2;
 const SOCKETCALL_LISTEN: u32 = 4;
 
+const NOTIFY: Instruction = bpf::ret(libc::SECCOMP_RET_USER_NOTIF);
+const ALLOW: Instruction = bpf::ret(libc::SECCOMP_RET_ALLOW);
+
+/// Allows a `setsockopt` call of any other option than [`SOCKET_OPTIONS`]; for these, continues at its end.
+fn match_socket_options() -> Vec<Instruction> {
+    let mut tests = vec![ALLOW];
+    for (level, options) in SOCKET_OPTIONS.iter().rev() {
+        let mut of_level = vec![bpf::load_word(OFFSET_ARG2)];
+        for (number, option) in options.iter().enumerate() {
+            let to_end = (options.len() - number) + tests.len();
+            of_level.push(bpf::jump_eq(*option as u32, to_end as u8, 0));
+        }
+        of_level.push(ALLOW);
+        let mut all = vec![bpf::jump_eq(*level as u32, 0, of_level.len() as u8)];
+        all.extend(of_level);
+        all.extend(tests);
+        tests = all;
+    }
+    tests.insert(0, bpf::load_word(OFFSET_ARG1));
+    tests
+}
+
 /// The program of the filter.
 pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
-    const NOTIFY: Instruction = bpf::ret(libc::SECCOMP_RET_USER_NOTIF);
-    const ALLOW: Instruction = bpf::ret(libc::SECCOMP_RET_ALLOW);
     let mut program = vec![bpf::load_word(OFFSET_ARCH)];
     for table in TABLES {
         let mut body = vec![bpf::load_word(OFFSET_NR)];
         for (number, call) in table.numbers {
-            let tests: &[Instruction] = match call {
-                CallKind::Bind | CallKind::Listen => &[],
+            let tests: Vec<Instruction> = match call {
+                CallKind::Bind | CallKind::Listen | CallKind::LandlockRuleset => Vec::new(),
                 CallKind::SetSockOpt if calls == SupervisedCalls::BindListen => continue,
-                CallKind::SetSockOpt => &[
-                    bpf::load_word(OFFSET_ARG1),
-                    bpf::jump_eq(libc::SOL_SOCKET as u32, 0, 3),
-                    bpf::load_word(OFFSET_ARG2),
-                    bpf::jump_eq(libc::SO_REUSEPORT as u32, 4, 0),
-                    ALLOW,
-                    bpf::jump_eq(libc::IPPROTO_IPV6 as u32, 0, 3),
-                    bpf::load_word(OFFSET_ARG2),
-                    bpf::jump_eq(libc::IPV6_V6ONLY as u32, 0, 1),
-                ],
-                CallKind::SocketCall => &[
+                CallKind::SetSockOpt => match_socket_options(),
+                CallKind::SocketCall => vec![
                     bpf::load_word(OFFSET_ARG0),
                     bpf::jump_eq(SOCKETCALL_BIND, 1, 0),
                     bpf::jump_eq(SOCKETCALL_LISTEN, 0, 1),
@@ -147,7 +180,7 @@ pub(super) fn program(calls: SupervisedCalls) -> Vec<Instruction> {
             // allowed here.
             let after = if tests.is_empty() { 1 } else { 2 };
             body.push(bpf::jump_eq(*number, 0, (tests.len() + after) as u8));
-            body.extend_from_slice(tests);
+            body.extend(tests);
             body.push(NOTIFY);
             body.extend((after == 2).then_some(ALLOW));
         }
@@ -234,7 +267,7 @@ mod tests {
             for table in TABLES {
                 for (number, call) in table.numbers {
                     assert_eq!(CallKind::of(table.architecture, number.cast_signed()), Some(*call));
-                    if matches!(call, CallKind::Bind | CallKind::Listen) {
+                    if matches!(call, CallKind::Bind | CallKind::Listen | CallKind::LandlockRuleset) {
                         assert!(is_reported(calls, table.architecture, *number, [7, 8, 9]), "{call:?}");
                         assert!(!is_reported(calls, 1, *number, [7, 8, 9]), "unknown architecture");
                     }
@@ -255,14 +288,15 @@ mod tests {
                 let is_reported = |calls, level, option| {
                     is_reported(calls, table.architecture, *number, [3, level, option])
                 };
-                assert!(
-                    is_reported(SupervisedCalls::BindListenSetsockopt, socket, reuse)
-                        && is_reported(SupervisedCalls::BindListenSetsockopt, ipv6, only)
-                );
-                assert!(
-                    !is_reported(SupervisedCalls::BindListenSetsockopt, socket, only)
-                        && !is_reported(SupervisedCalls::BindListenSetsockopt, ipv6, reuse)
-                );
+                for (level, options) in SOCKET_OPTIONS {
+                    for option in 0..128 {
+                        assert_eq!(
+                            is_reported(SupervisedCalls::BindListenSetsockopt, *level as u32, option),
+                            options.contains(&(option as i32)),
+                            "option {option} of level {level}"
+                        );
+                    }
+                }
                 assert!(!is_reported(SupervisedCalls::BindListenSetsockopt, libc::IPPROTO_TCP as u32, 1));
                 assert!(
                     !is_reported(SupervisedCalls::BindListen, socket, reuse)

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::process::limits::LimitEnforcement;
+use crate::process::run_tag::RunTag;
 use crate::process::seccomp::SupervisedCalls;
 use crate::spec::Account;
 
@@ -35,6 +36,9 @@ pub struct LaunchSpec {
     /// How hard limits are enforced, if there are any.
     #[serde(default)]
     pub limits: Option<LimitEnforcement>,
+    /// Identifies the processes of the run.
+    #[serde(default)]
+    pub tag: Option<RunTag>,
     /// Set `LISTEN_PID` to the pid of the child, for socket activation.
     #[serde(default)]
     pub listen_pid: bool,

@@ -24,6 +24,7 @@ pub use self::launch::{LaunchSource, LaunchSpec};
 use self::report::{StartReport, StartReporter};
 use super::limits::LimitEnforcement;
 use super::oom_score;
+use super::run_tag::RunTag;
 use super::seccomp::{self, SupervisedCalls};
 use crate::exit::StartStep;
 use crate::spec::Account;
@@ -155,7 +156,7 @@ fn exec_child(
     }
     let steps: [(StartStep, &dyn Fn() -> nix::Result<()>); 6] = [
         (StartStep::Session, &new_session),
-        (StartStep::Limits, &|| apply_limits(nofile, launch.limits.as_ref())),
+        (StartStep::Limits, &|| apply_limits(nofile, &launch)),
         // As in PM2 (and Node) the directory comes before the user: it may be open to root only.
         (StartStep::Chdir, &|| nix::unistd::chdir(&launch.cwd)),
         // Before the user changes: later it would require `no_new_privs`.
@@ -204,10 +205,12 @@ pub fn raise_nofile_limit() -> Option<(u64, u64)> {
     Some((soft, hard))
 }
 
-fn apply_limits(nofile: Option<(u64, u64)>, limits: Option<&LimitEnforcement>) -> nix::Result<()> {
+fn apply_limits(nofile: Option<(u64, u64)>, launch: &LaunchSpec) -> nix::Result<()> {
     oom_score::restore_own_score();
+    // Without the tag, session and run marker still identify most processes.
+    let _ = launch.tag.map(RunTag::apply);
     nofile.map_or(Ok(()), |(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
-    limits.map_or(Ok(()), LimitEnforcement::apply)
+    launch.limits.as_ref().map_or(Ok(()), LimitEnforcement::apply)
 }
 
 fn install_seccomp_filter(calls: Option<SupervisedCalls>, reporter: &StartReporter) -> nix::Result<()> {

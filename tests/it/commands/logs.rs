@@ -14,7 +14,8 @@ while :; do while read line; do echo \"$line\"; done < say; done
 fn talker() -> Rsm {
     let rsm = Rsm::new().file("talk.sh", TALKER);
     nix::unistd::mkfifo(&rsm.dir().join("say"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    rsm.ok(&["start", "./talk.sh"]);
+    // Without a pause: a moved file is noticed after half a second, too.
+    rsm.ok(&["start", "./talk.sh", "--no-wait"]);
     wait_until("its lines are in the files", || {
         let has = |stream: &str, line| read(file(&rsm, stream)).contains(line);
         (has("out", "out-30\n") && has("error", "err-30\n")).then_some(())

@@ -166,7 +166,10 @@ fn only_and_env_select_from_file() {
     assert_eq!((&*env["MODE"], &*env["KEPT"]), ("production", "yes"));
     rsm.run(&["start", "ecosystem.toml", "--only", "apj"]).code(1).says("apj").says("available: api, worker");
     rsm.ok(&["start", "ecosystem.toml", "--env", "staging", "--only", "worker"]).says("no `env_staging`");
-    rsm.run(&["start", "sleep", "--env", "production"]).code(2).says("--env");
+    rsm.ok(&["start", "sleep", "--env", "production", "--", "1000"])
+        .says("warning: --env: app \"sleep\" has no `env_production`");
+    rsm.ok(&["restart", "sleep", "--env", "production"])
+        .says("warning: --env has no effect without an ecosystem file");
 }
 
 #[test]
@@ -199,4 +202,97 @@ fn update_env_applies_environment_of_shell() {
     assert_eq!(environ(rsm.pids("nap")[0])["FROM_THE_SHELL"], "now", "it stays so");
     rsm.ok(&["restart", "nap", "-a"]);
     assert!(!environ(rsm.pids("nap")[0]).contains_key("FROM_THE_SHELL"));
+}
+
+#[test]
+fn unknown_name_is_a_new_app() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep", "--namespace", "sleep", "--", "1000"]);
+    rsm.ok(&["start", "sleep", "--name", "nap", "--", "1001"]);
+    assert_eq!((rsm.pids("sleep").len(), rsm.pids("nap").len()), (1, 1));
+    assert_eq!(cmdline(rsm.pids("nap")[0]), ["sleep", "1001"]);
+    rsm.run(&["start", "sleep", "--name", "nap"]).code(1).says("already running");
+}
+
+#[test]
+fn starts_listed_app_with_the_name_of_a_domain() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep", "--name", "example.com", "--", "1000"]);
+    rsm.ok(&["stop", "example.com"]);
+    rsm.ok(&["start", "example.com"]);
+    assert_eq!(rsm.statuses("example.com"), ["online"]);
+}
+
+#[test]
+fn directory_runs_as_node_runs_it() {
+    let rsm = Rsm::new().file("index.js", "setInterval(() => {}, 1000)");
+    rsm.write("site/package.json", r#"{ "main": "lib/main", "version": "1.2.3" }"#);
+    rsm.write("site/lib/main.js", "console.log('main'); setInterval(() => {}, 1000)");
+    rsm.write("empty/package.json", r#"{ "scripts": { "start": "true" } }"#);
+    rsm.ok(&["start", "."]);
+    rsm.ok(&["start", "./site"]);
+    let names: Vec<_> = rsm.list().iter().map(|view| view["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["app", "site"], "the name of the directory");
+    wait_until("main runs", || read(rsm.home().join("logs/site-out.log")).contains("main").then_some(()));
+    rsm.run(&["start", "empty"]).code(1).says("neither a package.json with `main`").says("-- start");
+    rsm.ok(&["stop", "."]);
+    assert_eq!((rsm.statuses("app"), rsm.statuses("site")), (vec!["stopped".into()], vec!["online".into()]));
+}
+
+#[test]
+fn typescript_needs_a_program_that_runs_it() {
+    let node = "#!/bin/sh\n[ \"$1\" = --version ] && echo v20.1.0\n";
+    let rsm = Rsm::new().file("app.ts", "const a: number = 1").file("bin/node", node);
+    let path = format!("{}:/bin", rsm.dir().join("bin").display());
+    let start = |args: &[&str]| {
+        let output = rsm.command(args).env("PATH", &path).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for args in [&["start", "app.ts"][..], &["start", "app.ts", "--interpreter", "node"]] {
+        let (code, text) = start(args);
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("Node.js v20.1.0 cannot run TypeScript") && text.contains("tsx"), "{text}");
+    }
+    rsm.write("node_modules/.bin/tsx", SLEEPER);
+    assert_eq!(start(&["start", "app.ts"]).0, Some(0), "the tsx of the project is used");
+}
+
+#[test]
+fn source_maps_are_enabled_where_there_is_one() {
+    let script = "console.log(process.execArgv.join()); setInterval(() => {}, 1000)";
+    let rsm = Rsm::new().file("app.js", script).file("mapped.js", script).file("mapped.js.map", "{}");
+    rsm.ok(&["start", "app.js"]);
+    rsm.ok(&["start", "app.js", "--name", "asked", "--source-map-support"]);
+    rsm.ok(&["start", "mapped.js"]);
+    rsm.ok(&["start", "mapped.js", "--name", "off", "--disable-source-map-support"]);
+    for (name, expected) in [
+        ("app", "\n"),
+        ("asked", "--enable-source-maps\n"),
+        ("mapped", "--enable-source-maps\n"),
+        ("off", "\n"),
+    ] {
+        let log = rsm.home().join(format!("logs/{name}-out.log"));
+        wait_until("the app prints", || (!read(&log).is_empty()).then_some(()));
+        assert_eq!(read(&log), expected, "{name}");
+    }
+}
+
+#[test]
+fn program_that_moved_is_found_where_a_login_has_it() {
+    let tool = "#!/usr/bin/env node\n";
+    let rsm = Rsm::new().file("v18/bin/tool", tool).file("v18/bin/node", "#!/bin/sh\nexec sleep 1000\n");
+    let bin = |version: &str| rsm.dir().join(version).join("bin").display().to_string();
+    // The daemon has the `PATH` of a login that has the new version.
+    let login = format!("{}:/usr/bin:/bin", bin("v20"));
+    assert!(rsm.command(&["start", "sleep", "--", "1000"]).env("PATH", &login).status().unwrap().success());
+    let own = format!("{}:/usr/bin:/bin", bin("v18"));
+    for args in [&["start", "tool", "--", "start"][..], &["start", "tool start", "--name", "line"]] {
+        assert!(rsm.command(args).env("PATH", &own).status().unwrap().success());
+    }
+    std::fs::rename(rsm.dir().join("v18"), rsm.dir().join("v20")).unwrap();
+    rsm.ok(&["restart", "tool", "line"]);
+    for name in ["tool", "line"] {
+        let path = environ(rsm.pids(name)[0])["PATH"].clone();
+        assert!(path.starts_with(&login), "{name}: {path}");
+    }
 }

@@ -29,6 +29,7 @@ pub struct Rsm {
     dir: tempfile::TempDir,
     vars: Vec<(String, String)>,
     user: Option<u32>,
+    home: &'static str,
 }
 
 impl Rsm {
@@ -36,12 +37,19 @@ impl Rsm {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("rsm-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
-        Self { dir, vars: Vec::new(), user: None }
+        Self { dir, vars: Vec::new(), user: None, home: "home" }
     }
 
     /// A variable of the shell that commands are typed in.
     pub fn var(mut self, name: &str, value: &str) -> Self {
         self.vars.push((name.into(), value.into()));
+        self
+    }
+
+    /// Has `RSM_HOME` at this path in the test's directory.
+    #[allow(dead_code)]
+    pub fn home_in_app(mut self, path: &'static str) -> Self {
+        self.home = path;
         self
     }
 
@@ -90,7 +98,7 @@ impl Rsm {
 
     /// `RSM_HOME`.
     pub fn home(&self) -> PathBuf {
-        self.dir.path().join("home")
+        self.dir.path().join(self.home)
     }
 
     /// A command, ready to be run.

@@ -83,6 +83,40 @@ fn completions_describe_names_in_every_shell() {
 }
 
 #[test]
+fn completion_offers_what_fits() {
+    let rsm = apps();
+    rsm.write("ecosystem.toml", "[[apps]]\nname = 'api'\nscript = 'x'\n[apps.env_production]\nA = 1\n");
+    rsm.write("notes.txt", "");
+    rsm.write("app.js", "");
+    let offered = |words: &[&str]| -> Vec<String> {
+        asked(&rsm, "bash", words).lines().map(|line| line.trim().to_owned()).collect()
+    };
+    let commands = offered(&["rsm", ""]);
+    for alias in ["l", "ls", "del", "dash", "desc", "dump", "config", "update"] {
+        assert!(!commands.iter().any(|command| command == alias), "{alias}: {commands:?}");
+    }
+    assert!(commands.contains(&"list".to_owned()) && commands.contains(&"monit".to_owned()), "{commands:?}");
+    assert_eq!(
+        offered(&["rsm", "stop", ""])[..4],
+        ["payments", "mailer", "all", "ecosystem.toml"],
+        "no other files"
+    );
+    assert!(offered(&["rsm", "start", ""]).contains(&"app.js".to_owned()));
+    for (words, expected) in [
+        (&["rsm", "list", "--sort", "m"][..], "memory:desc"),
+        (&["rsm", "sendSignal", "SIGU"], "SIGUSR2"),
+        (&["rsm", "set", "auto"], "autosave"),
+        (&["rsm", "conf", "logs."], "logs.budget"),
+        (&["rsm", "start", "ecosystem.toml", "--env", ""], "production"),
+        (&["rsm", "restart", "ecosystem.toml", "--only", ""], "api"),
+        (&["rsm", "ls", "--s"], "--sort"),
+    ] {
+        let found = offered(words);
+        assert!(found.iter().any(|candidate| candidate == expected), "{words:?}: {found:?}");
+    }
+}
+
+#[test]
 fn completion_does_not_start_daemon() {
     let rsm = Rsm::new();
     assert!(!asked(&rsm, "bash", &["rsm", "stop", ""]).contains("all"));
@@ -97,6 +131,14 @@ fn manual_has_page_for_each_command() {
         let text = std::fs::read_to_string(rsm.dir().join("man1").join(page)).unwrap();
         assert!(text.starts_with(".ie") && text.contains(says), "{page}: {text}");
     }
+    let page = std::fs::read_to_string(rsm.dir().join("man1/rsm.1")).unwrap();
+    for section in ["ENVIRONMENT", "FILES", "EXIT STATUS"] {
+        assert!(page.contains(&format!(".SH \"{section}\"")), "{section}: {page}");
+    }
+    assert!(page.contains("RSM_HOME") && page.contains("dump.json"), "{page}");
+    let pages = std::fs::read_dir(rsm.dir().join("man1")).unwrap();
+    let names: Vec<String> = pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|name| !name.contains("help") && !name.contains("keeper")), "{names:?}");
     rsm.write("file", "");
     rsm.run(&["man", "file/below"]).code(1).says("file/below");
 }

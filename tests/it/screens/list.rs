@@ -10,7 +10,7 @@ fn warnings_name_command_to_run() {
     rsm.ok(&["start"])
         .shows("1 app: 1 online")
         .shows("host: load")
-        .shows("unsaved changes")
+        .shows("the list is not saved")
         .shows("rsm save");
     rsm.ok(&["save"]);
     let calm = rsm.ok(&["list"]);

@@ -30,8 +30,7 @@ fn monit_shows_and_controls_apps() {
         "{screen}"
     );
 
-    // Go to an app: its log is shown.
-    terminal.press(&["Down"]);
+    // The first app is selected: its log is shown.
     terminal.until("listening");
     // Filter, and drop the filter.
     terminal.types("/队");
@@ -77,7 +76,7 @@ fn scales_and_deletes_instances() {
     let rsm = apps();
     let terminal = monit(&rsm, (100, 30));
     terminal.types("/队");
-    terminal.press(&["Enter", "Down"]);
+    terminal.press(&["Enter"]);
     terminal.until("队列 (2 instances)");
     terminal.types("i+1");
     terminal.press(&["Enter"]);

@@ -57,11 +57,21 @@ fn app_steps(app: &AppSpec, current: &[InstanceDetail]) -> Vec<PlanStep> {
     if to as usize != from {
         steps.push(step(PlanAction::Scale { name: app.name.clone(), from, to }, &instances));
     }
-    let stopped: Vec<&InstanceDetail> = instances.iter().copied().filter(is_stopped).collect();
+    // A smaller number of instances deletes first those that do not run.
+    let surplus = from.saturating_sub(to as usize);
+    let down = instances.iter().copied().filter(|detail| detail.view.status.is_down()).collect::<Vec<_>>();
+    let remaining = down.len().saturating_sub(surplus);
+    let stopped: Vec<&InstanceDetail> =
+        by_number(down).into_iter().take(remaining).filter(must_start).collect();
     if app.autostart && !stopped.is_empty() {
         steps.push(step(PlanAction::StartStopped(app.name.clone()), &stopped));
     }
     if steps.is_empty() { vec![step(PlanAction::Unchanged(app.name.clone()), &instances)] } else { steps }
+}
+
+fn by_number(mut instances: Vec<&InstanceDetail>) -> Vec<&InstanceDetail> {
+    instances.sort_by_key(|detail| detail.view.number);
+    instances
 }
 
 /// The action that applies changed settings with the least disruption.
@@ -78,7 +88,20 @@ fn changed_action(app: &AppSpec, instances: &[&InstanceDetail]) -> PlanAction {
 }
 
 fn is_stopped(detail: &&InstanceDetail) -> bool {
-    matches!(detail.view.status, DisplayStatus::Stopped | DisplayStatus::Errored)
+    detail.view.status.is_down()
+}
+
+/// Whether an instance does not run although it should. A job that has completed is not run again.
+fn must_start(detail: &&InstanceDetail) -> bool {
+    match detail.view.status {
+        DisplayStatus::Stopped | DisplayStatus::Errored | DisplayStatus::Failed => true,
+        DisplayStatus::Completed
+        | DisplayStatus::Scheduled
+        | DisplayStatus::Launching
+        | DisplayStatus::Online
+        | DisplayStatus::Stopping
+        | DisplayStatus::Waiting => false,
+    }
 }
 
 /// The settings that differ, except the number of instances, which is changed without new processes, and the origin

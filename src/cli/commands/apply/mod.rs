@@ -4,9 +4,10 @@ mod diff;
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
-use crate::cli::app_flags::{InvocationContext, print_warnings};
+use crate::cli::app_flags::{InvocationContext, WaitFlags, print_warnings};
+use crate::cli::commands::start::default_file;
 use crate::cli::error::Error;
 use crate::cli::operation::send_all;
 use crate::cli::render::plan::{self, PlanAction, PlanStep};
@@ -23,8 +24,9 @@ use crate::spec::AppSpec;
 // Arguments of `plan` and `apply`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ApplyArgs {
-    /// Ecosystem file
-    file: String,
+    /// Ecosystem file [default: ecosystem.toml]
+    #[arg(value_hint = ValueHint::FilePath)]
+    file: Option<String>,
     /// Delete apps that were started from this file and are no longer in it
     #[arg(long)]
     prune: bool,
@@ -32,8 +34,17 @@ pub(crate) struct ApplyArgs {
     #[arg(long, value_name = "NAME")]
     env: Option<String>,
     /// Select only these apps from the file
-    #[arg(long, value_delimiter = ',', value_name = "NAMES", conflicts_with = "prune")]
+    #[arg(long, value_name = "NAMES", conflicts_with = "prune")]
     only: Vec<String>,
+}
+
+// Arguments of `apply`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ApplyCommand {
+    #[command(flatten)]
+    target: ApplyArgs,
+    #[command(flatten)]
+    wait: WaitFlags,
 }
 
 // Arguments of `plan`.
@@ -64,12 +75,18 @@ pub(crate) async fn plan(args: PlanArgs, session: &Session) -> Result<(), Error>
     }
 }
 
-pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Error> {
+pub(crate) async fn apply(
+    ApplyCommand { target: args, wait }: ApplyCommand,
+    session: &Session,
+) -> Result<(), Error> {
     let input = load_input(&args, session).await?;
     for line in plan::text(&input.steps).lines() {
         session.notice(format_args!("{line}"));
     }
-    let requests = requests(&input.steps, session);
+    let mut requests = requests(&input.steps, session);
+    if wait.no_wait {
+        requests.iter_mut().for_each(Request::do_not_wait);
+    }
     let mut client = match input.client {
         Some(client) => client,
         None if requests.is_empty() => return Ok(()),
@@ -79,19 +96,25 @@ pub(crate) async fn apply(args: ApplyArgs, session: &Session) -> Result<(), Erro
     let recorded = specs_to_record(&input.steps, &input.apps, &input.current);
     if !recorded.is_empty() {
         let inherited = environment::collect_env(session);
-        let record = Request::Start(StartRequest { apps: recorded, inherited, existing: Existing::Keep });
+        let record = Request::Start(StartRequest {
+            apps: recorded,
+            inherited,
+            existing: Existing::Keep,
+            no_wait: true,
+        });
         client.call::<ActionReport>(&record).await.map_err(|error| session.client_error(error))?;
     }
     if requests.is_empty() {
         return Ok(());
     }
-    let description = format!("applying {}", args.file);
+    let description = format!("applying {}", args.file.as_deref().unwrap_or("the ecosystem file"));
     send_all(session, &mut client, &description, requests).await.map(drop)
 }
 
 async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Error> {
     let context = InvocationContext::new(args.env.as_deref(), &args.only)?;
-    let path = Path::new(&args.file);
+    let file = args.file.clone().map_or_else(default_file, Ok)?;
+    let path = Path::new(&file);
     let loaded = config::load(path, &context.options)?;
     print_warnings(session, &loaded.warnings);
     let mut client = session.connect_if_running().await?;
@@ -99,7 +122,7 @@ async fn load_input(args: &ApplyArgs, session: &Session) -> Result<PlanInput, Er
         Some(client) => fetch_details(client, session).await?,
         None => Vec::new(),
     };
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = crate::paths::absolute(path);
     // With `--only`, the other apps of the file are not part of the plan.
     let file = args.only.is_empty().then_some(file);
     let apps = loaded.apps;
@@ -133,7 +156,7 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
             PlanAction::Start(app) | PlanAction::Restart(app) => started.push(AppSpec::clone(app)),
             PlanAction::Reload(app) => reloaded.push(AppSpec::clone(app)),
             PlanAction::Scale { name, to, .. } => {
-                requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to)));
+                requests.push(Request::Scale(name.clone(), ScaleTo::Exactly(*to).into()));
             }
             PlanAction::StartStopped(_) => requests.push(action_request(Action::Start)),
             PlanAction::Delete(_) => requests.push(action_request(Action::Delete)),
@@ -149,7 +172,8 @@ fn requests(steps: &[PlanStep], session: &Session) -> Vec<Request> {
     }
     if !started.is_empty() {
         let (inherited, existing) = (environment::collect_env(session), Existing::Restart);
-        requests.insert(0, Request::Start(StartRequest { apps: started, inherited, existing }));
+        requests
+            .insert(0, Request::Start(StartRequest { apps: started, inherited, existing, no_wait: false }));
     }
     requests
 }

@@ -13,6 +13,7 @@ use crate::cli::session::Session;
 use crate::daemon::jobs::dump;
 use crate::instance::Instance;
 use crate::instance::launch;
+use crate::instance::program_lookup::{DEFAULT_PATH, find_program};
 use crate::instance::state::Want;
 use crate::instance::status::RunId;
 use crate::ipc::client::Client;
@@ -145,8 +146,8 @@ fn try_app(instance: &Instance, home: &Home, online: bool) -> Result<String, Str
     if spec.launcher != Launcher::Serve {
         check_executable(&launch.program)?;
     }
-    if let Launcher::Interpreter { .. } = spec.launcher {
-        let script = spec.cwd.join(&spec.script);
+    if let Launcher::Interpreter { args, .. } = &spec.launcher {
+        let script = spec.cwd.join(launch.argv.get(1 + args.len()).unwrap_or(&spec.script));
         File::open(&script).map_err(|error| format!("script {}: {error}", script.display()))?;
     } else if spec.launcher == Launcher::Direct {
         check_shebang(&launch)?;
@@ -192,11 +193,11 @@ fn check_shebang(launch: &LaunchSpec) -> Result<(), String> {
     if name == interpreter {
         return Ok(());
     }
-    let path = launch.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(launch::DEFAULT_PATH);
+    let path = launch.env.iter().find_map(|var| var.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
     let own_path = std::env::var("PATH").unwrap_or_default();
-    match launch::find_program(&name, path, &launch.cwd) {
+    match find_program(&name, path, &launch.cwd) {
         Some(_) => Ok(()),
-        None => Err(match launch::find_program(&name, &own_path, &launch.cwd) {
+        None => Err(match find_program(&name, &own_path, &launch.cwd) {
             Some(found) => format!(
                 "{script}: {name} is no longer in the PATH of the app, but at {}; run `rsm restart APP -a`, then `rsm save`",
                 found.display()

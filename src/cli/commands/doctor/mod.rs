@@ -68,6 +68,12 @@ impl Check {
 /// # Errors
 /// A check failed.
 pub(crate) async fn doctor(args: DoctorArgs, session: &Session) -> Result<(), Error> {
+    if !args.boot && args.service.is_given() {
+        return Err(Error::WrongUsage {
+            message: "SYSTEM, --user, --home and --service-name name the boot service to check".into(),
+            help: "use them with --boot: rsm doctor --boot systemd".into(),
+        });
+    }
     let checks = match (args.boot, std::env::var_os(INSIDE_UNIT_VAR)) {
         (false, _) => machine::check_machine(session).await,
         (true, None) => return run_as_unit(&args, session),

@@ -33,9 +33,7 @@ pub(crate) fn exit_code_after_stop(instances: &[InstanceDetail], exits: &BTreeMa
         }
     };
     // Apps that exited before the stop do not count.
-    let was_running = |instance: &&InstanceDetail| {
-        !matches!(instance.view.status, DisplayStatus::Stopped | DisplayStatus::Errored)
-    };
+    let was_running = |instance: &&InstanceDetail| !instance.view.status.is_down();
     instances.iter().filter(was_running).map(code).find(|code| *code != 0).unwrap_or(0)
 }
 

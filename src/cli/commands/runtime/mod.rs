@@ -161,25 +161,23 @@ impl RuntimeArgs {
     /// The apps of the file, or the app of the command line.
     fn apps(&self, session: &Session) -> Result<Vec<AppSpec>, Error> {
         self.change.ignored.warn(session);
+        self.settings.warn_about_error_file(session);
         let _ = &self.pm2;
         let target = match &self.targets[..] {
             // `pm2-runtime start FILE`
             [word, target] if word == "start" => target,
             [target] => target,
             [_, second, ..] => {
-                let message = format!(
-                    "unexpected argument {second:?}\n\nhelp: pass arguments for the app after `--`\n"
-                );
-                return Err(Error::Usage(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, message)));
+                return Err(Error::WrongUsage {
+                    message: format!("unexpected argument {second:?}"),
+                    help: "write the arguments of the app after `--`".into(),
+                });
             }
             [] => return Err(Error::NoConfigFile { directory: ".".into() }),
         };
         let context = InvocationContext::new(self.change.env.as_deref(), &self.change.only)?;
         if config::is_config_file(target) {
             return load_apps(session, target, &self.settings, &self.args, &context);
-        }
-        if self.change.env.is_some() {
-            return Err(Error::EnvWithoutFile);
         }
         let line = self.settings.command_line(target, &self.args);
         let loaded = config::load_command_line(&line, &context.cwd, &context.options)?;
@@ -212,7 +210,8 @@ impl RuntimeSession<'_> {
         self.subscribe(sender.clone()).await?;
         let inherited = environment::collect_env(self.session);
         let mut terminate = false;
-        let start = Request::Start(StartRequest { apps, inherited, existing: Existing::Restart });
+        let start =
+            Request::Start(StartRequest { apps, inherited, existing: Existing::Restart, no_wait: true });
         {
             let mut response = std::pin::pin!(client.call::<ActionReport>(&start));
             loop {
@@ -381,7 +380,11 @@ fn can_still_run(instance: &InstanceDetail) -> bool {
         | DisplayStatus::Online
         | DisplayStatus::Stopping
         | DisplayStatus::Waiting => true,
-        DisplayStatus::Stopped | DisplayStatus::Errored => {
+        DisplayStatus::Stopped
+        | DisplayStatus::Errored
+        | DisplayStatus::Completed
+        | DisplayStatus::Failed
+        | DisplayStatus::Scheduled => {
             let has_trigger = instance.spec.cron_restart.is_some() || instance.spec.watch.is_some();
             // An instance that was stopped by a user remains stopped.
             has_trigger && instance.exits.last().is_some_and(|exit| !exit.requested)

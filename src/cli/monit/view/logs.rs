@@ -1,5 +1,6 @@
 //! The lines of the log pane, drawn from the last one upwards.
 
+use jiff::tz::TimeZone;
 use ratatui::Frame;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -12,13 +13,17 @@ use crate::cli::monit::model::Model;
 use crate::cli::monit::text::{pad_right, wrap};
 use crate::cli::monit::tree::RowKey;
 use crate::cli::render::style::{tame, width};
+use crate::cli::render::units;
 use crate::ipc::message::OutputStream;
 
 /// Width of the app name before a line, in columns.
 const NAME_WIDTH: usize = 14;
 
+/// Minimum width of the pane for the time of each line, in columns.
+const MIN_WIDTH_FOR_TIME: usize = 60;
+
 /// Draws as many lines as fit.
-pub(super) fn draw(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'_>) {
+pub(super) fn draw(model: &Model, theme: &Theme, zone: &TimeZone, area: Rect, frame: &mut Frame<'_>) {
     let pane = &model.log_pane;
     if pane.len() == 0 {
         let text = match (model.ids().is_empty(), model.line_filter.is_empty()) {
@@ -30,10 +35,11 @@ pub(super) fn draw(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'
     }
     let show_name = model.selected == RowKey::All;
     let show_id = model.ids().len() > 1;
+    let zone = (usize::from(area.width) >= MIN_WIDTH_FOR_TIME).then_some(zone);
     let (mut rows, mut newer) = (Vec::new(), pane.lines_below);
     while rows.len() < usize::from(area.height) {
         let Some(line) = pane.nth_last(newer) else { break };
-        let prefix = prefix(line, show_name, show_id, theme);
+        let prefix = prefix(line, show_name, show_id, zone, theme);
         let prefix_width: usize = prefix.iter().map(Span::width).sum();
         let text_width = usize::from(area.width).saturating_sub(prefix_width).max(2);
         let parts = match pane.wrap {
@@ -63,8 +69,14 @@ pub(super) fn draw(model: &Model, theme: &Theme, area: Rect, frame: &mut Frame<'
     }
 }
 
-/// The instance and stream of a line. The bar of stderr also differs in shape, for terminals without colors.
-fn prefix(line: &LogLine, show_name: bool, show_id: bool, theme: &Theme) -> Vec<Span<'static>> {
+/// The time, instance and stream of a line. The bar of stderr also differs in shape, for terminals without colors.
+fn prefix(
+    line: &LogLine,
+    show_name: bool,
+    show_id: bool,
+    zone: Option<&TimeZone>,
+    theme: &Theme,
+) -> Vec<Span<'static>> {
     let bar = match line.stream {
         OutputStream::Out => Span::styled("│", theme.dim()),
         OutputStream::Err => Span::styled("▌", theme.error()),
@@ -74,7 +86,9 @@ fn prefix(line: &LogLine, show_name: bool, show_id: bool, theme: &Theme) -> Vec<
         Some((id, _)) if show_id => format!("{id:>3}"),
         Some(_) | None => String::new(),
     };
-    vec![Span::styled(source, theme.dim()), bar]
+    let color = line.source.as_ref().map_or(theme.dim(), |(_, name)| theme.app(name));
+    let time = zone.zip(line.at).map(|(zone, at)| format!("{} ", units::time_of_day(at, zone)));
+    vec![Span::styled(time.unwrap_or_default(), theme.dim()), Span::styled(source, color), bar]
 }
 
 /// The byte range of a line after its first `columns`.

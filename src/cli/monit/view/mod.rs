@@ -15,7 +15,7 @@ mod tree;
 use jiff::tz::TimeZone;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::widgets::Paragraph;
+use ratatui::widgets::{Paragraph, Wrap};
 
 use super::model::{ClickAreas, Connection, Model, Tab};
 pub(super) use crate::cli::monit::view::theme::Theme;
@@ -36,7 +36,9 @@ pub(super) fn draw(model: &Model, theme: &Theme, zone: &TimeZone, frame: &mut Fr
     let screen = frame.area();
     let mut areas = ClickAreas::default();
     if screen.width < MIN_SIZE.0 || screen.height < MIN_SIZE.1 {
-        frame.render_widget(Paragraph::new("rsm monit: terminal too small"), screen);
+        let (columns, rows) = MIN_SIZE;
+        let text = format!("terminal too small: {}x{}, needs {columns}x{rows}", screen.width, screen.height);
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: true }), screen);
         return areas;
     }
     let alerts =
@@ -106,7 +108,7 @@ fn bottom_pane(
     areas.tabs = status_bars::tab_bar(model, theme, tabs, frame);
     areas.pane = pane;
     match model.tab {
-        Tab::Logs => logs::draw(model, theme, pane, frame),
+        Tab::Logs => logs::draw(model, theme, zone, pane, frame),
         Tab::Details => areas.max_details_top = details::draw(model, theme, zone, pane, frame),
         Tab::Charts => charts::all_charts(model, theme, pane, frame),
     }

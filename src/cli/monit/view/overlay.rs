@@ -40,7 +40,9 @@ pub(super) fn draw_overlay(
             let lines: Vec<Line<'_>> = HELP.lines().map(|line| help_line(line, theme)).collect();
             window("Keys", lines, theme, screen, frame);
         }
-        InputMode::Confirm { action, subject, .. } => confirm(*action, subject, theme, screen, areas, frame),
+        InputMode::Confirm { action, subject, typed, .. } => {
+            confirm(*action, subject, typed.as_deref(), theme, screen, areas, frame)
+        }
     }
 }
 
@@ -54,6 +56,7 @@ fn help_line<'a>(line: &'a str, theme: &Theme) -> Line<'a> {
 fn confirm(
     action: InstanceAction,
     subject: &str,
+    typed: Option<&str>,
     theme: &Theme,
     screen: Rect,
     areas: &mut ClickAreas,
@@ -67,6 +70,14 @@ fn confirm(
     let mut lines = vec![Line::raw(format!("{} {subject}?", action.label()))];
     if !consequence.is_empty() {
         lines.push(Line::styled(consequence, theme.dim()));
+    }
+    if let Some(typed) = typed {
+        lines.push(Line::raw(""));
+        lines.push(Line::raw(format!("Type \"all\" and press Enter: {typed}_")));
+        lines.push(Line::styled("Esc cancels", theme.dim()));
+        window(action.label(), lines, theme, screen, frame);
+        areas.keys = Vec::new();
+        return;
     }
     let (yes, no) = (" y yes ", " n no ");
     let mut buttons = vec![

@@ -99,7 +99,7 @@ fn everything_has_its_place_at_any_size() {
             assert!(has(&screen, "errored") && has(&screen, "something failed"), "{size:?}\n{all}");
         }
         assert_eq!(
-            has(&screen, "memory 51.4mb") || has(&screen, "memory 102.8mb"),
+            has(&screen, "memory 51.4 MB") || has(&screen, "memory 102.8 MB"),
             size.1 >= 24,
             "{size:?}\n{all}"
         );
@@ -128,7 +128,7 @@ fn columns_align_with_wide_names() {
 fn host_bar_shows_what_fits() {
     let first = |width| text(&busy(), (width, 24))[0].clone();
     assert!(first(200).contains(
-        "load 0.50 0.25 0.00 on 4 cores │ memory 2.0gb of 8.0gb, 25% │ disk 40.0gb of 100.0gb, 40%"
+        "load 0.50 0.25 0.00 on 4 cores │ memory 2.0 GB of 8.0 GB, 25% │ disk 40.0 GB of 100.0 GB, 40%"
     ));
     assert!(first(120).contains("load 0.50 0.25 0.00 on 4 cores │ memory 25% │ disk 40%"), "{}", first(120));
     assert!(first(80).contains("load 0.50 mem 25% disk 40%"), "{}", first(80));
@@ -264,7 +264,7 @@ fn alert_bar_shows_command() {
         instances: vec![view(0, "api", DisplayStatus::Online)],
         sample: false,
     });
-    assert_eq!(told(&model, (80, 24)), " ▲ the list has unsaved changes: rsm save");
+    assert_eq!(told(&model, (80, 24)), " ▲ the list is not saved: rsm save");
     let version = crate::version::version().to_owned();
     model.apply_update(Update::Info(Box::new(DaemonInfo { version, unsaved: false, ..info() })));
     let differs = InstanceView {
@@ -287,8 +287,8 @@ fn numbers_are_not_truncated() {
     model.apply_update(Update::Details(vec![InstanceDetail { connections: Some(7), ..detail() }]));
     for width in 60..120 {
         let screen = text(&model, (width, 24));
-        let row = screen.iter().find(|row| row.contains("memory 51.4mb of")).unwrap();
-        assert!(row.contains("of 800.0mb") || row.contains('…'), "{width}: {row}");
+        let row = screen.iter().find(|row| row.contains("memory 51.4 MB of")).unwrap();
+        assert!(row.contains("of 800.0 MB") || row.contains('…'), "{width}: {row}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
+use crate::cli::render::style::name_color;
 use crate::ipc::message::DisplayStatus;
 
 /// How things theme.
@@ -30,9 +31,15 @@ impl Theme {
         self.tinted(Color::Magenta)
     }
 
-    /// Headings and keys.
+    /// Headings and keys. Not blue, which is unreadable on black, nor cyan, which is on white.
     pub(super) fn heading(self) -> Style {
-        self.tinted(Color::Blue).add_modifier(Modifier::BOLD)
+        Style::new().add_modifier(Modifier::BOLD)
+    }
+
+    /// The color of an app.
+    pub(super) fn app(self, name: &str) -> Style {
+        const COLORS: [Color; 3] = [Color::Green, Color::Magenta, Color::Cyan];
+        self.tinted(COLORS[usize::from(name_color(name)) % COLORS.len()])
     }
 
     /// Less important text.
@@ -58,8 +65,8 @@ impl Theme {
     pub(super) fn status(self, status: DisplayStatus) -> Style {
         match status {
             DisplayStatus::Online => self.success(),
-            DisplayStatus::Stopped => self.dim(),
-            DisplayStatus::Errored => self.error(),
+            DisplayStatus::Stopped | DisplayStatus::Completed | DisplayStatus::Scheduled => self.dim(),
+            DisplayStatus::Errored | DisplayStatus::Failed => self.error(),
             DisplayStatus::Launching | DisplayStatus::Stopping | DisplayStatus::Waiting => self.warning(),
         }
     }

@@ -24,22 +24,26 @@ enum TreeColumn {
     Uptime,
     Mode,
     Pid,
+    Health,
+    LastExit,
 }
 
 /// The columns by priority, with their width in terminal columns, including a leading space.
-const COLUMNS: [(TreeColumn, usize); 8] = [
+const COLUMNS: [(TreeColumn, usize); 10] = [
     (TreeColumn::Status, 16),
     (TreeColumn::Cpu, 8),
-    (TreeColumn::Memory, 9),
+    (TreeColumn::Memory, 10),
     (TreeColumn::Restarts, 4),
     (TreeColumn::Uptime, 6),
-    (TreeColumn::Limit, 9),
+    (TreeColumn::Limit, 10),
     (TreeColumn::Pid, 9),
     (TreeColumn::Mode, 9),
+    (TreeColumn::Health, 10),
+    (TreeColumn::LastExit, 20),
 ];
 
 /// The columns in the order on the screen.
-const COLUMN_PRIORITY: [TreeColumn; 8] = [
+const COLUMN_PRIORITY: [TreeColumn; 10] = [
     TreeColumn::Mode,
     TreeColumn::Pid,
     TreeColumn::Status,
@@ -48,6 +52,8 @@ const COLUMN_PRIORITY: [TreeColumn; 8] = [
     TreeColumn::Limit,
     TreeColumn::Restarts,
     TreeColumn::Uptime,
+    TreeColumn::Health,
+    TreeColumn::LastExit,
 ];
 
 /// Minimum width of the name, in terminal columns.
@@ -65,7 +71,8 @@ pub(super) fn draw(model: &Model, theme: &Theme, area: Rect, areas: &mut ClickAr
     let longest = model.rows.iter().map(|row| width(&row.label)).max().unwrap_or(0) + INDENT;
     let columns = fit_columns(usize::from(area.width), longest);
     let others: usize = columns.iter().map(|(_, width)| width).sum();
-    let name = usize::from(area.width).saturating_sub(others + 1);
+    // Not wider than the names need: the values stay next to them.
+    let name = usize::from(area.width).saturating_sub(others + 1).min(longest.max(MAX_NAME));
     let head = Rect { height: 1, ..area };
     let rows = Rect { y: area.y + 1, height: area.height.saturating_sub(1), ..area };
     areas.rows = rows;
@@ -148,7 +155,9 @@ fn headings(
         let (title, sort) = column.title();
         let text = format!("{title}{}", sort.map(mark).unwrap_or_default());
         spans.push(Span::raw(match column {
-            TreeColumn::Status | TreeColumn::Mode => format!(" {}", pad_right(&text, width - 1)),
+            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => {
+                format!(" {}", pad_right(&text, width - 1))
+            }
             _ => pad_left(&text, *width),
         }));
         if let Some(sort) = sort {
@@ -171,6 +180,8 @@ impl TreeColumn {
             Self::Uptime => ("up", Some(TreeSort::Uptime)),
             Self::Mode => ("mode", None),
             Self::Pid => ("pid", None),
+            Self::Health => ("health", None),
+            Self::LastExit => ("last exit", None),
         }
     }
 
@@ -198,6 +209,12 @@ impl TreeColumn {
             },
             Self::Mode if row.key == RowKey::All => plain(String::new()),
             Self::Mode => (if sum.cluster { "cluster" } else { "fork" }.into(), theme.dim()),
+            Self::Health => match sum.healthy {
+                None => (none(), theme.dim()),
+                Some(true) => ("healthy".into(), theme.success()),
+                Some(false) => ("unhealthy".into(), theme.error()),
+            },
+            Self::LastExit => (sum.last_exit.clone().unwrap_or_else(none), theme.dim()),
             Self::Pid if sum.count > 1 => plain(String::new()),
             Self::Pid => (sum.pid.map_or_else(none, |pid| pid.to_string()), theme.dim()),
         }
@@ -219,7 +236,9 @@ fn row_line(row: &TreeRow, theme: &Theme, columns: &[(TreeColumn, usize)], name:
     for (column, columns) in columns {
         let (text, style) = column.cell(row, theme);
         let text = match column {
-            TreeColumn::Status | TreeColumn::Mode => format!(" {}", pad_right(&text, columns - 1)),
+            TreeColumn::Status | TreeColumn::Mode | TreeColumn::Health | TreeColumn::LastExit => {
+                format!(" {}", pad_right(&text, columns - 1))
+            }
             _ => format!(" {}", pad_left(&text, columns - 1)),
         };
         debug_assert_eq!(width(&text), *columns);
@@ -261,9 +280,9 @@ mod tests {
         };
         assert_eq!(shown(40, 9), ["status", "cpu"]);
         assert_eq!(shown(60, 99), ["status", "cpu", "memory", "↺", "up"]);
-        assert_eq!(shown(100, 9), ["mode", "pid", "status", "cpu", "memory", "limit", "↺", "up"]);
+        assert_eq!(shown(100, 9), ["mode", "pid", "status", "cpu", "memory", "limit", "↺", "up", "health"]);
         assert_eq!(
-            shown(90, 36),
+            shown(91, 36),
             ["status", "cpu", "memory", "limit", "↺", "up"],
             "a name counts for more than a pid"
         );

@@ -9,34 +9,22 @@
 
 mod program;
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::cluster::steering::round_robin::program::{
-    EbpfInstruction, KEY_COUNTER, KEY_SKIP_BASE, KEY_SKIP_UNTIL, program,
-};
+use crate::cluster::steering::ebpf::{self, Map, MapKind, ProgramKind};
+use crate::cluster::steering::round_robin::program::{KEY_COUNTER, KEY_SKIP_BASE, KEY_SKIP_UNTIL, program};
 use crate::cluster::steering::{ProbeRoute, SteeringTarget};
-
-/// Commands of `bpf(2)`, and types of maps and programs, from `linux/bpf.h`.
-const BPF_MAP_CREATE: libc::c_int = 0;
-const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
-const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
-const BPF_PROG_LOAD: libc::c_int = 5;
-const BPF_MAP_TYPE_ARRAY: u32 = 2;
-const BPF_PROG_TYPE_SOCKET_FILTER: u32 = 1;
-
-/// Socket option, from `asm-generic/socket.h`.
-const SO_ATTACH_REUSEPORT_EBPF: libc::c_int = 52;
 
 /// With more slots, or more sockets of a slot, connections are distributed at random.
 const MAX_TARGETS: usize = 128;
 
 /// The map of an attached program: counter and skip probabilities.
 #[derive(Debug)]
-pub(super) struct RoundRobin(OwnedFd);
+pub(super) struct RoundRobin(Map);
 
 impl RoundRobin {
     /// Attaches a program that serves the eligible targets in turn to the group of this socket.
@@ -56,118 +44,30 @@ impl RoundRobin {
         {
             return Err(Errno::E2BIG);
         }
-        let map = create_map(KEY_SKIP_BASE + eligible.len() as u32)?;
-        let program = load_program(&program(&eligible, routes, map.as_raw_fd()))?;
-        let program_fd = program.as_raw_fd();
-        let length = size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: the kernel reads one number. The group keeps program and map open, so the program's descriptor may
-        // be closed.
-        let result = unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                SO_ATTACH_REUSEPORT_EBPF,
-                (&raw const program_fd).cast(),
-                length,
-            )
-        };
-        Errno::result(result).map(|_| Self(map))
+        let map = Map::new(MapKind::Array, KEY_SKIP_BASE + eligible.len() as u32)?;
+        ebpf::attach(fd, ProgramKind::SocketFilter, &program(&eligible, routes, map.number()))?;
+        Ok(Self(map))
     }
 
     /// Number of turns since the program was attached.
     pub fn dispatched(&self) -> nix::Result<u64> {
-        let mut value = 0u64;
-        self.map_access(BPF_MAP_LOOKUP_ELEM, KEY_COUNTER, &mut value).map(|()| value)
+        self.0.get(KEY_COUNTER)
     }
 
     /// Makes slots skip turns for a while. `probabilities`: of the eligible slots in their order, in units of 2^-32.
     pub fn set_skip_probabilities(&self, probabilities: &[u64], duration: Duration) -> nix::Result<()> {
         for (key, probability) in (KEY_SKIP_BASE..).zip(probabilities) {
-            self.map_access(BPF_MAP_UPDATE_ELEM, key, &mut probability.clone())?;
+            self.0.set(key, *probability)?;
         }
         let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC)?);
-        let mut skip_until = u64::try_from((now + duration).as_nanos()).unwrap_or(u64::MAX);
-        self.map_access(BPF_MAP_UPDATE_ELEM, KEY_SKIP_UNTIL, &mut skip_until)
+        self.0.set(KEY_SKIP_UNTIL, u64::try_from((now + duration).as_nanos()).unwrap_or(u64::MAX))
     }
-
-    fn map_access(&self, command: libc::c_int, key: u32, value: &mut u64) -> nix::Result<()> {
-        #[repr(C)]
-        struct BpfAttr {
-            map_fd: u64,
-            key: u64,
-            value: u64,
-            flags: u64,
-        }
-        let (map_fd, key) = (u64::from(self.0.as_raw_fd().cast_unsigned()), &raw const key as u64);
-        bpf(command, &BpfAttr { map_fd, key, value: &raw mut *value as u64, flags: 0 }).map(drop)
-    }
-}
-
-fn create_map(entries: u32) -> nix::Result<OwnedFd> {
-    #[repr(C)]
-    struct BpfAttr {
-        map_type: u32,
-        key_size: u32,
-        value_size: u32,
-        max_entries: u32,
-        map_flags: u32,
-    }
-    bpf_new_fd(
-        BPF_MAP_CREATE,
-        &BpfAttr {
-            map_type: BPF_MAP_TYPE_ARRAY,
-            key_size: size_of::<u32>() as u32,
-            value_size: size_of::<u64>() as u32,
-            max_entries: entries,
-            map_flags: 0,
-        },
-    )
-}
-
-fn load_program(program: &[EbpfInstruction]) -> nix::Result<OwnedFd> {
-    #[repr(C)]
-    struct BpfAttr {
-        prog_type: u32,
-        insn_cnt: u32,
-        insns: u64,
-        license: u64,
-        /// `log_level`, `log_size` and `log_buf`: no log.
-        log: [u64; 2],
-        kern_version: u32,
-        prog_flags: u32,
-    }
-    bpf_new_fd(
-        BPF_PROG_LOAD,
-        &BpfAttr {
-            prog_type: BPF_PROG_TYPE_SOCKET_FILTER,
-            insn_cnt: program.len() as u32,
-            insns: program.as_ptr() as u64,
-            license: c"MIT".as_ptr() as u64,
-            log: [0; 2],
-            kern_version: 0,
-            prog_flags: 0,
-        },
-    )
-}
-
-fn bpf<T>(command: libc::c_int, attributes: &T) -> nix::Result<libc::c_long> {
-    // SAFETY: the kernel reads `size_of::<T>()` bytes, and what they point to outlives the call.
-    Errno::result(unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    })
-}
-
-fn bpf_new_fd<T>(command: libc::c_int, attributes: &T) -> nix::Result<OwnedFd> {
-    let fd = bpf(command, attributes)?;
-    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel has just created it for this call, with close-on-exec set.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
 
     use super::*;
     use crate::cluster::address::Protocol;

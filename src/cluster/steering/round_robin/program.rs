@@ -1,18 +1,8 @@
 //! The eBPF program of round-robin: from the eligible slots to instructions. Pure.
 
 use crate::cluster::steering::cbpf::{HASH_MULTIPLIER, SKF_NET_OFF, V4_SOURCE};
+use crate::cluster::steering::ebpf::{EbpfInstruction, instruction};
 use crate::cluster::steering::{ProbeRoute, SteeringTarget};
-
-/// `struct bpf_insn`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(super) struct EbpfInstruction {
-    code: u8,
-    /// `dst_reg` in the low four bits, `src_reg` in the high ones.
-    registers: u8,
-    off: i16,
-    imm: i32,
-}
 
 // Parts of `code`, from `linux/bpf_common.h` and `linux/bpf.h`: the class …
 const BPF_LD: u8 = 0x00;
@@ -85,10 +75,6 @@ const KEY_OFFSET: i16 = -4;
 
 /// A connection is passed on to another slot this many times at most.
 const MAX_SKIPS: usize = 3;
-
-const fn instruction(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> EbpfInstruction {
-    EbpfInstruction { code, registers: src << 4 | dst, off, imm }
-}
 
 /// 64-bit operation with a constant.
 const fn alu64_imm(operation: u8, dst: u8, imm: i32) -> EbpfInstruction {

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 /// Why files cannot be watched.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("cannot watch {path}: no such file or directory")]
-    NotFound { path: PathBuf },
     /// The user's limit on watched directories is reached at this directory.
     #[error(
         "cannot watch {path}: inotify watch limit reached; exclude large directories with ignore_watch, or \

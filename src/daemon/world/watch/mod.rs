@@ -8,6 +8,7 @@
 mod debounce;
 mod error;
 mod filter;
+pub mod own_files;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::daemon::world::watch::debounce::Debounce;
 use crate::daemon::world::watch::error::WatchError;
 use crate::daemon::world::watch::filter::{EntryKind, WatchFilter};
+use crate::daemon::world::watch::own_files::OwnFiles;
 use crate::daemon::world::watch::tree::{FsChange, WatchTree};
 use crate::spec::WatchSpec;
 
@@ -35,20 +37,21 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts to watch the paths of `spec`. After each burst of changes, when nothing has changed for the
-    /// delay (at least 100 ms), the first changed path is sent to `changed`. Changes of the `exempt` files,
-    /// the logs of the app, and of their rotated files are ignored.
+    /// Starts to watch the paths of `spec`; ignore patterns are relative to `cwd`. After each burst of changes, when
+    /// nothing has changed for the delay (at least 100 ms), the first changed path is sent to `changed`. Changes of
+    /// `own` files are ignored. A path that does not exist is watched once it is created.
     ///
     /// Reads all directories before it returns, which may block. After the drop, at most one more path is sent.
     ///
     /// # Errors
-    /// A path does not exist, a pattern is invalid, or a limit of the system is reached.
+    /// A pattern is invalid, or a limit of the system is reached.
     pub fn start(
         spec: &WatchSpec,
-        exempt: &[PathBuf],
+        cwd: &Path,
+        own: OwnFiles,
         changed: UnboundedSender<PathBuf>,
     ) -> Result<Self, WatchError> {
-        let filter = WatchFilter::new(spec, exempt)?;
+        let filter = WatchFilter::new(spec, cwd, own)?;
         let mut tree = WatchTree::new()?;
         for root in filter.roots() {
             tree.add_root(root, &filter)?;
@@ -110,12 +113,18 @@ impl WatchLoop {
     }
 
     fn read_changes(&mut self) {
+        self.filter.refresh();
         for change in self.tree.read() {
             match change {
-                FsChange::Modified { path, entry } => self.on_entry(path, entry),
+                FsChange::Modified { path, entry } => {
+                    self.follow_roots(&path, false);
+                    self.on_entry(path, entry);
+                }
+                FsChange::Unwatched { path } => self.follow_roots(&path, false),
                 FsChange::Created { path, entry } => {
                     let followed = self.add_watches(&path, entry);
                     self.log_outcome(followed);
+                    self.follow_roots(&path, true);
                     self.on_entry(path, entry);
                 }
                 FsChange::Overflow => self.on_overflow(),
@@ -149,12 +158,32 @@ impl WatchLoop {
         Ok(())
     }
 
+    /// A directory above a root was created or removed: watches what exists now. A root that exists again has changed.
+    fn follow_roots(&mut self, path: &Path, created: bool) {
+        for root in self.filter.roots().filter(|root| root.path() != path && root.path().starts_with(path)) {
+            if created {
+                self.tree.remove_subtree(path);
+            }
+            if let Err(error) = self.tree.add_root(root, &self.filter)
+                && !std::mem::replace(&mut self.warned, true)
+            {
+                tracing::warn!("{error}");
+            }
+            if created && root.path().exists() {
+                self.debounce.changed(root.path().to_owned(), Instant::now());
+            }
+        }
+    }
+
     /// The kernel dropped events: reads all directories again, and reports a change.
     fn on_overflow(&mut self) {
         let roots: Vec<PathBuf> = self.filter.roots().map(|root| root.path().to_owned()).collect();
-        for root in &roots {
-            let walked = self.tree.walk(root, &self.filter);
-            self.log_outcome(walked);
+        for root in self.filter.roots() {
+            if let Err(error) = self.tree.add_root(root, &self.filter)
+                && !std::mem::replace(&mut self.warned, true)
+            {
+                tracing::warn!("{error}");
+            }
         }
         if let Some(root) = roots.into_iter().next() {
             self.debounce.changed(root, Instant::now());

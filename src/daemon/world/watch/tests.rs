@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::own_files::OwnFileList;
 use super::*;
 
 /// A temporary directory with a watched path, and the reports.
@@ -27,7 +28,9 @@ impl Site {
             delay: Duration::ZERO,
         };
         let (changed, reports) = unbounded_channel();
-        let watcher = Watcher::start(&spec, &[dir.path().join("app/out.log")], changed).unwrap();
+        let own = OwnFiles::default();
+        own.set(OwnFileList { home: dir.path().join("home"), files: vec![dir.path().join("app/out.log")] });
+        let watcher = Watcher::start(&spec, dir.path(), own, changed).unwrap();
         Self { dir, reports, watcher }
     }
 
@@ -139,6 +142,30 @@ fn watches_file_replaced_by_rename() {
         site.rename("app/src/a.js.new", "app/src/a.js");
         site.expect("app/src/a.js");
     }
+}
+
+#[test]
+fn missing_root_is_watched_once_it_is_created() {
+    let mut site = Site::watch("not/yet/there", |_| {});
+    fs::create_dir_all(site.path("not/yet/there")).unwrap();
+    site.expect("not/yet/there");
+    site.create("not/yet/there/a.js");
+    site.expect("not/yet/there/a.js");
+    fs::remove_dir_all(site.path("not")).unwrap();
+    site.expect("not/yet/there/a.js");
+    fs::create_dir_all(site.path("made/yet/there")).unwrap();
+    site.rename("made", "not");
+    site.expect("not/yet/there");
+    site.create("not/yet/there/b.js");
+    site.expect("not/yet/there/b.js");
+}
+
+#[test]
+fn missing_file_is_watched_once_it_is_created() {
+    let mut site = Site::watch("conf/app.json", |_| {});
+    fs::create_dir(site.path("conf")).unwrap();
+    site.create("conf/app.json");
+    site.expect("conf/app.json");
 }
 
 #[test]

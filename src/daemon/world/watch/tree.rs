@@ -1,7 +1,8 @@
 //! The watched directories and their inotify events.
 //!
 //! Each directory that is not ignored has a watch. The parent directory of each root has one too: it reports
-//! when a root is replaced, and changes of a single file, which editors replace by renaming a new file.
+//! when a root is replaced, and changes of a single file, which editors replace by renaming a new file. If the parent
+//! does not exist, the nearest directory above it that does is watched until it is created.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::DirEntry;
@@ -26,6 +27,9 @@ const WATCH_MASK: AddWatchFlags = AddWatchFlags::IN_MODIFY
     .union(CREATED_MASK)
     .union(AddWatchFlags::IN_ONLYDIR);
 
+/// How often the directories above a root are looked for again because one was created meanwhile.
+const MAX_ATTEMPTS: usize = 64;
+
 /// A change in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FsChange {
@@ -33,6 +37,8 @@ pub(super) enum FsChange {
     Modified { path: PathBuf, entry: EntryKind },
     /// A file was created at this path, or moved to it.
     Created { path: PathBuf, entry: EntryKind },
+    /// The directory at this path was removed, and its watch with it.
+    Unwatched { path: PathBuf },
     /// The kernel dropped events.
     Overflow,
 }
@@ -62,20 +68,43 @@ impl WatchTree {
         Ok(Self { inotify, paths: HashMap::new(), watches: BTreeMap::new() })
     }
 
-    /// Watches a root and its parent directory.
+    /// Watches a root, if it exists, and the nearest directory above it.
     pub(super) fn add_root(&mut self, root: &WatchRoot, filter: &WatchFilter) -> Result<(), WatchError> {
-        if let Some(parent) = root.path().parent() {
-            match self.add(parent) {
-                // Without a watch on the parent, only a replacement of the directory is missed.
-                Err(Errno::EACCES) if root.is_directory() => {}
-                added => added.map_err(|errno| watch_error(parent, errno))?,
+        let is_directory = root.path().is_dir();
+        // Again from the parent if a directory was created after it had been looked for.
+        for _ in 0..MAX_ATTEMPTS {
+            let above = self.add_nearest(root.path(), is_directory)?;
+            let next = above.and_then(|above| {
+                root.path().strip_prefix(above).ok()?.components().next().map(|next| above.join(next))
+            });
+            if next.is_none_or(|next| next == root.path() || !next.is_dir()) {
+                break;
             }
         }
-        if !root.is_directory() {
-            return Ok(());
+        // Both are errors only where nothing else reports changes: below, directories may come and go.
+        match self.add(root.path()) {
+            Ok(()) => self.walk(root.path(), filter),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(()),
+            Err(errno) => Err(watch_error(root.path(), errno)),
         }
-        self.add(root.path()).map_err(|errno| watch_error(root.path(), errno))?;
-        self.walk(root.path(), filter)
+    }
+
+    /// Watches the nearest existing directory above `path`, and returns it.
+    fn add_nearest<'a>(
+        &mut self,
+        path: &'a Path,
+        is_directory: bool,
+    ) -> Result<Option<&'a Path>, WatchError> {
+        for above in path.ancestors().skip(1) {
+            match self.add(above) {
+                Ok(()) => return Ok(Some(above)),
+                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+                // Without a watch on the parent, only a replacement of the directory is missed.
+                Err(Errno::EACCES) if is_directory => return Ok(None),
+                Err(errno) => return Err(watch_error(above, errno)),
+            }
+        }
+        Ok(None)
     }
 
     /// Watches a directory and all its subdirectories that are not ignored. Skips directories that are removed
@@ -128,7 +157,7 @@ impl WatchTree {
             return vec![FsChange::Overflow];
         }
         if is(AddWatchFlags::IN_IGNORED) {
-            self.on_watch_removed(event.wd);
+            return self.on_watch_removed(event.wd);
         }
         // An event without a name concerns the watched directory itself; its parent reports it too.
         let (Some(name), Some(parents)) = (&event.name, self.paths.get(&event.wd)) else {
@@ -151,13 +180,14 @@ impl WatchTree {
     }
 
     /// The kernel removed a watch, because its directory was removed.
-    fn on_watch_removed(&mut self, watch: WatchDescriptor) {
-        for path in self.paths.remove(&watch).unwrap_or_default() {
-            // The path may already have a new watch.
-            if self.watches.get(&path) == Some(&watch) {
-                self.watches.remove(&path);
-            }
+    fn on_watch_removed(&mut self, watch: WatchDescriptor) -> Vec<FsChange> {
+        let mut removed = self.paths.remove(&watch).unwrap_or_default();
+        // A path may already have a new watch.
+        removed.retain(|path| self.watches.get(path) == Some(&watch));
+        for path in &removed {
+            self.watches.remove(path);
         }
+        removed.into_iter().map(|path| FsChange::Unwatched { path }).collect()
     }
 
     fn add(&mut self, directory: &Path) -> Result<(), Errno> {
@@ -185,7 +215,6 @@ fn watch_error(path: &Path, errno: Errno) -> WatchError {
     let path = path.to_owned();
     match errno {
         Errno::ENOSPC => WatchError::WatchLimit { path },
-        Errno::ENOENT => WatchError::NotFound { path },
         errno => WatchError::System { path, problem: errno.into() },
     }
 }
@@ -195,6 +224,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::daemon::world::watch::own_files::OwnFiles;
     use crate::spec::WatchSpec;
 
     /// A directory in a temporary directory: its parent is watched too, and must not change.
@@ -207,7 +237,7 @@ mod tests {
 
     fn tree(root: &Path) -> (WatchTree, WatchFilter) {
         let spec = WatchSpec { paths: vec![root.into()], ignore: vec!["tmp".into()], delay: Duration::ZERO };
-        let filter = WatchFilter::new(&spec, &[]).unwrap();
+        let filter = WatchFilter::new(&spec, root, OwnFiles::default()).unwrap();
         let mut tree = WatchTree::new().unwrap();
         for root in filter.roots() {
             tree.add_root(root, &filter).unwrap();
@@ -255,7 +285,8 @@ mod tests {
         let (mut tree, _) = tree(&app);
         std::fs::remove_dir_all(app.join("a")).unwrap();
         let path = |name| FsChange::Modified { path: app.join(name), entry: EntryKind::Directory };
-        assert_eq!(tree.read(), [path("a/b"), path("a")]);
+        let unwatched = |name| FsChange::Unwatched { path: app.join(name) };
+        assert_eq!(tree.read(), [unwatched("a/b"), path("a/b"), unwatched("a"), path("a")]);
         assert_eq!(below(&tree, &app), [Path::new("")]);
     }
 

@@ -1,0 +1,60 @@
+//! A Caddyfile.
+
+use std::fmt::Write;
+
+use crate::export::app::{ExportApp, ProbeTarget, Workload, duration};
+use crate::export::target::{ExportedFile, Target, header};
+
+/// One Caddyfile with a site for each app that has a port.
+pub(super) fn files(apps: &[ExportApp<'_>]) -> Vec<ExportedFile> {
+    let usage = [
+        "Copy to /etc/caddy/Caddyfile, replace the host names, then: caddy validate && caddy reload",
+        "Without http:// in front of a host name, Caddy obtains a certificate for it.",
+    ];
+    let mut text = header(Target::Caddy, &usage);
+    for app in apps {
+        match app.ports().is_empty() || app.workload() != Workload::Service {
+            true => {
+                let _ = writeln!(
+                    text,
+                    "\n# {}: no port is known (`listen`, the variable PORT, or a probe).",
+                    app.slug
+                );
+            }
+            false => text.push_str(&site(app)),
+        }
+    }
+    vec![ExportedFile { name: "Caddyfile".into(), text, is_secret: false }]
+}
+
+fn site(app: &ExportApp<'_>) -> String {
+    let ports = app.ports();
+    let mut text = format!("\nhttp://{}.example.com {{\n\tencode zstd gzip\n\n", app.slug);
+    for remark in &app.remarks {
+        let _ = writeln!(text, "\t# {remark}");
+    }
+    text + &proxy(app, &ports) + "}\n"
+}
+
+fn proxy(app: &ExportApp<'_>, ports: &[u16]) -> String {
+    let upstreams: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let mut options = String::new();
+    if app.is_sticky() && ports.len() > 1 {
+        options.push_str("\t\t# The same client reaches the same instance.\n\t\tlb_policy ip_hash\n");
+    }
+    if let Some((path, interval)) = health_check(app).filter(|_| ports.len() > 1) {
+        let _ = writeln!(options, "\t\thealth_uri {path}\n\t\thealth_interval {interval}");
+    }
+    match options.is_empty() {
+        true => format!("\treverse_proxy {}\n", upstreams.join(" ")),
+        false => format!("\treverse_proxy {} {{\n{options}\t}}\n", upstreams.join(" ")),
+    }
+}
+
+fn health_check(app: &ExportApp<'_>) -> Option<(String, String)> {
+    let probe = app.spec.health.as_ref().or(app.spec.readiness.probe.as_ref())?;
+    match app.probe_target(probe)? {
+        ProbeTarget::Http { path, .. } => Some((path, duration(probe.interval))),
+        ProbeTarget::Tcp { .. } | ProbeTarget::Exec(_) => None,
+    }
+}
