@@ -141,6 +141,7 @@ impl fmt::Display for StartFailure {
         }
         match self.errno {
             0 => Ok(()),
+            libc::ETIMEDOUT => write!(out, ": a disk does not respond"),
             libc::ENOEXEC => {
                 write!(out, ": not executable on this machine; a script needs a #! line or `interpreter`")
             }

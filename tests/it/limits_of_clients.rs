@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,6 +111,7 @@ fn notify_socket_accepts_only_messages_of_its_user() {
                   socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', name)\n\
                   time.sleep(1000)\n";
     rsm.write("app.py", script);
+    rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     let mut start = rsm.command(&["start", "app.py", "--wait-ready", "--listen-timeout", "100000"]).spawn().unwrap();
     let pid = rsm.wait_until("the app", |rsm| rsm.pids("app").first().copied());
     let name = wait_until("its environment", || environ(pid).remove("NOTIFY_SOCKET"));
@@ -121,8 +121,6 @@ fn notify_socket_accepts_only_messages_of_its_user() {
                 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
                 s.sendto(b'READY=1', sys.argv[1].replace('@', '\\0'))";
     assert!(Command::new("python3").args(["-c", send, &name]).status().unwrap().success());
-    // What this test sends after it is received after it.
-    drop(UnixDatagram::unbound());
     assert_eq!(rsm.statuses("app"), ["launching"]);
     rsm.write("go", "");
     rsm.wait_status("app", "online");
@@ -133,7 +131,7 @@ fn notify_socket_accepts_only_messages_of_its_user() {
 fn values_of_variables_in_probe_urls_are_shown_nowhere() {
     let rsm = Rsm::new();
     let file = "[[apps]]\nname = \"app\"\nscript = \"sleep 1000\"\nenv = { TOKEN = \"s3cret\" }\n\
-                health = { http = \"http://127.0.0.1:9/up?token=$TOKEN\", interval = \"100ms\", retries = 1 }\n";
+                health = { http = \"http://127.0.0.1:9/up?token=$TOKEN\", interval = \"500ms\", retries = 1 }\n";
     rsm.write("ecosystem.toml", file);
     rsm.ok(&["start"]);
     let unhealthy = |rsm: &Rsm| read(rsm.home().join("rsm.log")).contains("Unhealthy").then_some(());
