@@ -1,10 +1,14 @@
 //! Files that are replaced as a whole: a reader, and the next process after a crash, finds the old contents
 //! or the new ones, never a part.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use crate::secure_fs::{FileUser, Location};
 
 /// Whether a replaced file must survive a power failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +45,9 @@ pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<
 /// # Errors
 /// The file is unchanged then.
 pub fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
-    let new = with_suffix(path, "new");
-    let written = write(&new, bytes, mode, durability).and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    } else if let (Durability::Disk, Some(dir)) = (durability, path.parent()) {
-        File::open(dir)?.sync_all()?;
-    }
-    written
+    let target = find(path)?;
+    write_new(&target, bytes, mode, durability)?.rename_over(target.name())?;
+    if durability == Durability::Disk { target.open_directory()?.sync_all() } else { Ok(()) }
 }
 
 /// Replaces a private file and keeps the previous one as [`previous`]. A crash between the two renames leaves
@@ -57,32 +56,45 @@ pub fn replace_with_mode(path: &Path, bytes: &[u8], mode: u32, durability: Durab
 /// # Errors
 /// The new contents could not be written.
 pub fn replace_keeping_previous(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = with_suffix(path, "new");
-    write(&new, bytes, 0o600, Durability::Process)?;
-    let _ = std::fs::rename(path, previous(path)); // it may not exist
-    std::fs::rename(&new, path)
+    let target = find(path)?;
+    let new = write_new(&target, bytes, 0o600, Durability::Process)?;
+    let _ = target.rename_over(previous(Path::new(target.name())).as_os_str()); // it may not exist
+    new.rename_over(target.name())
 }
 
 /// Renames a file that cannot be used to `.unusable`; describes the result for users.
 pub fn quarantine(path: &Path) -> String {
     let aside = with_suffix(path, "unusable");
-    match std::fs::rename(path, &aside) {
+    let renamed = find(path).and_then(|file| file.rename_over(aside.file_name().unwrap_or_default()));
+    match renamed {
         Ok(()) => format!("moved to {}", aside.display()),
         Err(error) => format!("cannot move it to {}: {error}", aside.display()),
     }
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+/// A file in a directory that only the user of this process can write to, so that nobody else can prepare what is
+/// written, wherever that directory is.
+fn find(path: &Path) -> io::Result<Location> {
+    let location = Location::find(path)?;
+    location.check_private()?;
+    Ok(location)
+}
+
+/// Writes the new contents beside the file; nothing is left after an error.
+fn write_new(target: &Location, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<Location> {
+    let new = target.sibling(with_suffix(Path::new(target.name()), "new"));
+    let _ = new.remove_entry(); // of a process that was killed
+    let mut file = new.create_new(OFlag::O_WRONLY, mode, FileUser::own())?;
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
-        file.set_permissions(Permissions::from_mode(mode))?; // an older file, or the umask, may differ
+        file.set_permissions(Permissions::from_mode(mode))?; // the umask may differ
         file.write_all(bytes)?;
         if durability == Durability::Disk { file.sync_all() } else { Ok(()) }
     })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(path);
+    if let Err(error) = written {
+        let _ = new.remove_entry();
+        return Err(error);
     }
-    written
+    Ok(new)
 }
 
 #[cfg(test)]
@@ -97,6 +109,18 @@ mod tests {
         std::fs::create_dir(dir.path().join("dump.json.new")).unwrap(); // the new file cannot be created
         assert!(replace(&path, b"bad", Durability::Disk).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "good");
+    }
+
+    #[test]
+    fn files_in_directories_of_other_users_are_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, "private").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("state.json.new")).unwrap();
+        replace(&dir.path().join("state.json"), b"{}", Durability::Process).unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+        replace(&dir.path().join("state.json"), b"{}", Durability::Process).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "private");
     }
 
     #[test]

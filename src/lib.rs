@@ -23,6 +23,7 @@
 //! | 2 | `serve` | the static file server |
 //! | 1 | `spec`, `exit` | what an app is; how a run ended |
 //! | 1 | `paths`, `settings`, `atomic_file`, `path_error` | files of rsm |
+//! | 1 | `secure_fs` | files in directories that other users can write to |
 //! | 1 | `time`, `schedule`, `text`, `program`, `version` | clocks, cron schedules, text, programs in `PATH` |
 //!
 //! # Processes
@@ -69,6 +70,7 @@ pub(crate) mod probes;
 pub mod process;
 pub(crate) mod program;
 pub(crate) mod schedule;
+pub(crate) mod secure_fs;
 pub(crate) mod serve;
 pub(crate) mod settings;
 pub mod spec;

@@ -4,10 +4,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-mod access;
-
-pub use access::UnsafeHome;
-
 /// The current directory as the shell names it: `PWD` keeps a symbolic link such as `current`, which must be followed
 /// at each start of an app. The kernel's name is used if `PWD` is missing or names another directory.
 ///
@@ -32,6 +28,10 @@ pub fn absolute(path: &Path) -> PathBuf {
     // As the path is absolute now, this only removes `.` and repeated slashes.
     std::path::absolute(&joined).unwrap_or(joined)
 }
+
+mod access;
+
+pub use access::UnsafeHome;
 
 /// The home of one daemon: `$RSM_HOME`, else `~/.rsm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,8 +240,37 @@ pub fn with_instance_id(path: &Path, id: u32) -> PathBuf {
 /// A name as a file name: characters other than letters, digits, `.` and `-` become `-` as in PM2. Unlike in
 /// PM2, non-ASCII letters are kept: a Chinese name would consist of dashes only.
 pub fn sanitize_file_name(name: &str) -> String {
-    let safe: String = name.chars().map(|c| if c.is_alphanumeric() || c == '.' { c } else { '-' }).collect();
-    if safe.starts_with('.') { format!("-{safe}") } else { safe }
+    sanitized_chars(name).collect()
+}
+
+/// Whether two names have the same sanitized file name.
+pub fn is_same_file_name(one: &str, other: &str) -> bool {
+    sanitized_chars(one).eq(sanitized_chars(other))
+}
+
+fn sanitized_chars(name: &str) -> impl Iterator<Item = char> {
+    let safe = |c: char| if c.is_alphanumeric() || c == '.' { c } else { '-' };
+    name.starts_with('.').then_some('-').into_iter().chain(name.chars().map(safe))
+}
+
+/// A name as a file name that neither another name nor [`sanitize_file_name`] has: letters, digits, `.`, `-` and `_` are
+/// kept, other characters are percent-encoded, and a `%` ends what would be the same as the sanitized name.
+pub fn unique_file_name(name: &str) -> String {
+    let mut encoded = String::with_capacity(name.len() + 1);
+    for (at, c) in name.char_indices() {
+        if c.is_alphanumeric() || matches!(c, '-' | '_') || (c == '.' && at > 0) {
+            encoded.push(c);
+        } else {
+            let mut bytes = [0; 4];
+            for byte in c.encode_utf8(&mut bytes).bytes() {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+        }
+    }
+    if encoded == sanitize_file_name(name) {
+        encoded.push('%');
+    }
+    encoded
 }
 
 #[cfg(test)]
@@ -252,6 +281,21 @@ mod tests {
     fn inserts_id_before_extension() {
         assert_eq!(with_instance_id(Path::new("/l/a-out.log"), 3), Path::new("/l/a-out-3.log"));
         assert_eq!(with_instance_id(Path::new("/l/a"), 0), Path::new("/l/a-0"));
+    }
+
+    #[test]
+    fn unique_file_names_differ_from_all_others() {
+        for (name, file) in [
+            ("my_api", "my_api"),
+            ("my-api", "my-api%"),
+            ("my api", "my%20api"),
+            ("my%20api", "my%2520api"),
+            ("a/../b", "a%2F..%2Fb"),
+            ("..", "%2E."),
+            ("队列", "队列%"),
+        ] {
+            assert_eq!(unique_file_name(name), file);
+        }
     }
 
     #[test]

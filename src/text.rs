@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-/// `text` without control characters, each replaced by `U+FFFD`: a name must not control the terminal.
+/// `text` without control characters and marks that change its direction, each replaced by `U+FFFD`: a name must not
+/// control the terminal, or reorder what follows it.
 pub fn sanitize(text: &str) -> Cow<'_, str> {
     replace_controls(text, |_| false)
 }
@@ -13,11 +14,16 @@ pub fn sanitize_lines(text: &str) -> Cow<'_, str> {
 }
 
 fn replace_controls(text: &str, is_allowed: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let is_removed = |c: char| c.is_control() && !is_allowed(c);
+    let is_removed = |c: char| (c.is_control() || is_direction_mark(c)) && !is_allowed(c);
     match text.contains(is_removed) {
         true => text.chars().map(|c| if is_removed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect(),
         false => Cow::Borrowed(text),
     }
+}
+
+/// Embeddings, overrides and isolates of bidirectional text.
+fn is_direction_mark(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The known name that a misspelled word was most likely meant to be, if one is close enough.
@@ -42,6 +48,7 @@ mod tests {
     fn sanitize_replaces_control_characters() {
         assert_eq!(sanitize("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
         assert_eq!(sanitize_lines("a\u{1b}b\n\t"), "a\u{fffd}b\n\t");
+        assert_eq!(sanitize("a\u{202e}b\u{2066}c"), "a\u{fffd}b\u{fffd}c");
         assert!(matches!(sanitize("plain"), Cow::Borrowed(_)));
     }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use super::commands::list;
 use super::error::{Error, InstanceFailure};
+use super::port_holder;
+use super::render::report::participle;
 use super::session::Session;
 use crate::ipc::client::Client;
-use crate::ipc::message::{ActionReport, LogItem, LogQuery, Request};
+use crate::ipc::message::{ActionReport, InstanceView, LogItem, LogQuery, Request};
 
 /// Number of log lines shown for a failed instance: enough for the message and the stack trace of an exception.
-const FAILURE_LINES: usize = 15;
+const FAILURE_LINES: usize = 30;
 
 /// The last lines of a process may be read from its pipe after its exit was reported. This often, the logs are queried
 /// again if they are empty.
@@ -34,7 +36,7 @@ pub(super) async fn send_all(
         let begin = now();
         let report = session.wait(description, client.call::<ActionReport>(request)).await;
         let report = report.map_err(|error| session.client_error(error))?;
-        session.print_outcomes(&report);
+        session.print_outcomes(&report, participle(request));
         failures.extend(find_failures(&report, begin, client).await);
         ids.extend(report.instances.iter().map(|outcome| outcome.id.to_string()));
     }
@@ -58,6 +60,15 @@ pub(super) async fn find_failures(
     let mut failures = Session::failures(report);
     for failure in &mut failures {
         failure.output = last_lines(failure.id, begin, client).await;
+    }
+    if failures.iter().all(|failure| failure.output.is_empty()) {
+        return failures;
+    }
+    let instances: Vec<InstanceView> = client.call(&Request::List).await.unwrap_or_default();
+    for failure in &mut failures {
+        if let Some(holder) = port_holder::describe(&failure.output, failure.id, &instances) {
+            failure.reason = format!("{}; {holder}", failure.reason);
+        }
     }
     failures
 }

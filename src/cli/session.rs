@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use super::progress;
 use super::render::report::outcomes;
-use super::render::style::Style;
+use super::render::style::{Style, tame};
 use crate::cli::error::{Error, InstanceFailure};
 use crate::cli::sort::SortOrder;
 use crate::ipc::client::{Client, ClientError};
@@ -108,19 +108,23 @@ impl Session {
         self.silent
     }
 
-    /// Prints the result for each instance.
+    /// Prints the result for each instance. `participle` is what was done to them.
     ///
     /// # Errors
     /// The operation failed for an instance.
-    pub(super) fn print_report(&self, report: &ActionReport) -> Result<(), Error> {
-        self.print_outcomes(report);
+    pub(super) fn print_report(&self, report: &ActionReport, participle: &str) -> Result<(), Error> {
+        self.print_outcomes(report, participle);
         self.check_report(report)
     }
 
     /// Prints the result for each instance for which the operation did not fail.
-    pub(super) fn print_outcomes(&self, report: &ActionReport) {
-        for line in outcomes(report) {
+    pub(super) fn print_outcomes(&self, report: &ActionReport, participle: &str) {
+        for line in outcomes(report, participle) {
             self.notice(format_args!("{line}"));
+        }
+        // Also with `--silent`, as errors.
+        for warning in &report.warnings {
+            let _ = writeln!(io::stderr().lock(), "warning: {}", tame(warning));
         }
     }
 

@@ -525,6 +525,7 @@ mod tests {
         spec.health = Some(crate::spec::Probe::liveness(crate::spec::ProbeAction::Tcp("1".into())));
         spec.readiness.probe = spec.health.clone();
         spec.watchdog = Some(1);
+        spec.image = Some("registry/app".into());
         spec.timezone = Some("UTC".into());
         spec.overlap = crate::spec::Overlap::Skip;
         spec.env.insert("PORT".into(), "1".into());

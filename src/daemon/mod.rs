@@ -275,6 +275,7 @@ impl Daemon {
                 self.node_channels.clone(),
                 self.port_registry.clone(),
                 self.limiter.clone(),
+                self.log_workers.handle(),
             ),
             logs: self.log_workers.handle(),
             state_writer: self.state_writer.clone(),

@@ -29,10 +29,10 @@ use crate::process::spawn::stdio;
 use crate::process::tree::{self, OrphanScope};
 use crate::time;
 
-/// How long reopening the pipes of an app may take. The app can block it.
-const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of runs of an instance that are not in the saved state.
 const MAX_UNSAVED_RUNS: u32 = 100_000;
+/// How long reopening the pipes of an app may take. The app can block it.
+const REOPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The state of the previous daemon.
 #[derive(Default)]

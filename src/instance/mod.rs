@@ -31,6 +31,7 @@ use self::restart_policy::{FailureHistory, RestartDecision, RunEnd};
 use self::state::{CleanUp, RunProcess, State, StopPhase, Want};
 use self::status::{InstanceStatus, Listens, RunId, RunRecord};
 use crate::exit::{Exit, StartFailure};
+use crate::paths::{is_same_file_name, sanitize_file_name, unique_file_name};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
@@ -52,6 +53,8 @@ pub struct Instance {
     spec: Arc<AppSpec>,
     inherited: Arc<EnvVars>,
     status: InstanceStatus,
+    /// The file name of its app is that of another app already.
+    has_unique_file_name: bool,
 }
 
 impl Instance {
@@ -64,7 +67,8 @@ impl Instance {
         last_run: u32,
         now: Moment,
     ) -> Self {
-        Self { id, number, spec, inherited, status: InstanceStatus::new(last_run, now) }
+        let status = InstanceStatus::new(last_run, now);
+        Self { id, number, spec, inherited, status, has_unique_file_name: false }
     }
 
     /// The id among all instances (PM2's `pm_id`).
@@ -80,6 +84,29 @@ impl Instance {
     /// The settings of the app. A running process may still have former ones.
     pub fn spec(&self) -> &Arc<AppSpec> {
         &self.spec
+    }
+
+    /// The name of its app in the names of default log files: that of PM2, unless another app has it.
+    pub fn file_name(&self) -> String {
+        match self.has_unique_file_name {
+            true => unique_file_name(&self.spec.name),
+            false => sanitize_file_name(&self.spec.name),
+        }
+    }
+
+    /// Makes the file name unique if another app has the usual one, and the same as that of another instance of the
+    /// app.
+    pub fn choose_file_name<'a>(&mut self, all: impl Iterator<Item = &'a Self> + Clone) {
+        let name = &self.spec.name;
+        let is_taken = |other: &Self| {
+            !other.has_unique_file_name
+                && is_same_file_name(&other.spec.name, name)
+                && other.spec.name != *name
+        };
+        self.has_unique_file_name = match all.clone().find(|other| other.spec.name == *name) {
+            Some(other) => other.has_unique_file_name,
+            None => self.has_unique_file_name || all.clone().any(is_taken),
+        };
     }
 
     /// The environment of the shell that started the app.

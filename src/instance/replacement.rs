@@ -66,7 +66,9 @@ impl Replacement {
         if is_same || current.status.listens != Listens::Never {
             status.listens = current.status.listens;
         }
-        let instance = Instance { id: current.id, number: current.number, spec, inherited, status };
+        let has_unique_file_name = current.has_unique_file_name;
+        let (id, number) = (current.id, current.number);
+        let instance = Instance { id, number, spec, inherited, status, has_unique_file_name };
         let role = ReplacementRole::Incoming { probation_ends: None, forced_reason, earlier_runs };
         Self { instance, role }
     }

@@ -77,6 +77,8 @@ struct InstanceRow<L> {
     number: u32,
     spec: usize,
     env: usize,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unique_file_name: bool,
     #[serde(alias = "life")]
     status: L,
 }
@@ -104,9 +106,9 @@ pub fn encode<'a>(
 ) -> Vec<u8> {
     let (mut specs, mut envs) = (Vec::new(), Vec::new());
     let mut row = |instance: &'a Instance| {
-        let Instance { id, number, spec, inherited, status } = instance;
+        let Instance { id, number, spec, inherited, status, has_unique_file_name } = instance;
         let (spec, env) = (index_of(&mut specs, spec), index_of(&mut envs, inherited));
-        InstanceRow { id: *id, number: *number, spec, env, status }
+        InstanceRow { id: *id, number: *number, spec, env, unique_file_name: *has_unique_file_name, status }
     };
     let rows = instances.values().map(&mut row).collect();
     let replacements =
@@ -143,6 +145,7 @@ pub fn decode(bytes: &[u8]) -> Result<Snapshot, SnapshotError> {
             spec: spec.clone(),
             inherited: env.clone(),
             status: row.status,
+            has_unique_file_name: row.unique_file_name,
         }),
         _ => Err(SnapshotError::Incomplete(row.id)),
     };

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::{
     self, Account, AppSpec, Autoscale, Balance, Dependency, EnvFilter, EnvVars, ExecMode, KillMode, Launcher,
-    Limits, LogFormat, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay, RestartPolicy,
-    StopPolicy, WatchSpec, WhenFull, origin,
+    Limits, LogFormat, LogMirror, LogPath, LogSpec, Overlap, PortOptions, ProbeAction, RestartDelay,
+    RestartPolicy, StopPolicy, WatchSpec, WhenFull, origin,
 };
 
 #[cfg(test)]
@@ -228,6 +228,9 @@ pub struct AppLogs {
     pub format: LogFormat,
     /// Rotation.
     pub rotation: AppRotation,
+    /// Named pipes that get the output in addition to the files, for `rsm runtime`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<LogMirror>,
 }
 
 /// A log file.
@@ -267,6 +270,9 @@ pub struct AppRotation {
     pub date_format: String,
     /// What happens to lines while a file cannot be written.
     pub when_full: WhenFull,
+    /// Mode of new log files; 0640 reduced by the umask if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 fn default_namespace() -> String {
@@ -358,9 +364,9 @@ convert!(spec::Readiness, AppReadiness:
 convert!(spec::Probe, AppProbe:
     same retries; into; optional; millis interval timeout start_period; renamed action => action);
 convert!(LogSpec, AppLogs:
-    same merge date_format format; into out err rotation; optional combined; millis; renamed);
+    same merge date_format format mirror; into out err rotation; optional combined; millis; renamed);
 convert!(spec::Rotation, AppRotation:
-    same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full;
+    same max_size schedule max_age max_total compress delay_compress rotate_empty date_format when_full mode;
     into; optional; millis; renamed retain => retain);
 
 impl From<RestartDelay> for AppRestartDelay {

@@ -202,6 +202,9 @@ pub struct InstanceDetail {
     pub error_file: Option<PathBuf>,
     /// Log file for both streams.
     pub log_file: Option<PathBuf>,
+    /// Why other log files than these are written, if so.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub log_notes: Vec<String>,
     /// The pid file.
     pub pid_file: PathBuf,
     /// When it was added.
@@ -293,19 +296,25 @@ pub struct InstanceOutcome {
 pub struct ActionReport {
     /// Affected instances, by id.
     pub instances: Vec<InstanceOutcome>,
-    /// Warnings.
+    /// Notes.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Warnings: conditions that are most likely mistakes, such as a port that two apps share.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl ActionReport {
-    /// Merges another report; duplicate notes are dropped.
+    /// Merges another report; duplicate notes and warnings are dropped.
     pub fn add(&mut self, part: Self) {
         self.instances.extend(part.instances);
         self.instances.sort_by_key(|outcome| outcome.id);
         let new_notes: Vec<String> =
             part.notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
         self.notes.extend(new_notes);
+        let new_warnings: Vec<String> =
+            part.warnings.into_iter().filter(|warning| !self.warnings.contains(warning)).collect();
+        self.warnings.extend(new_warnings);
     }
 }
 

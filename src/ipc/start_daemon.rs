@@ -1,13 +1,13 @@
 //! Connecting to the daemon, and starting it if it is not running.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use tokio::sync::oneshot;
 
 use super::client::{Client, ClientError, is_keeper_lost};
@@ -16,6 +16,7 @@ use super::routes::Request;
 use crate::path_error::PathError;
 use crate::paths::Home;
 use crate::process::memfd;
+use crate::secure_fs;
 use crate::settings::RsmSettings;
 
 #[cfg(test)]
@@ -160,9 +161,7 @@ async fn connect_running(home: &Home) -> Result<Option<Client>, ClientError> {
 
 async fn lock(home: &Home) -> Result<File, StartDaemonError> {
     let path = home.start_lock();
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600);
-    let file = options.open(&path).map_err(PathError::context("open", &path))?;
+    let file = secure_fs::open_private(&path, OFlag::O_WRONLY).map_err(PathError::context("open", &path))?;
     if file.try_lock().is_ok() {
         return Ok(file);
     }

@@ -118,7 +118,8 @@ impl ExitWatch {
 impl MainThread {
     fn parse(text: &str) -> Option<Self> {
         let state = status::field(text, "State")?;
-        let pending = |name| u64::from_str_radix(status::field(text, name).unwrap_or_default(), 16).unwrap_or(0);
+        let pending =
+            |name| u64::from_str_radix(status::field(text, name).unwrap_or_default(), 16).unwrap_or(0);
         let count = |name| status::field(text, name).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
         Some(Self {
             is_dying: state.starts_with(['Z', 'X'])

@@ -1,19 +1,21 @@
 //! The keeper's lock and API socket, and moving to the background.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, umask};
 
 use super::handover::HandoverIn;
 use crate::path_error::PathError;
 use crate::paths::{Home, UnsafeHome};
 use crate::process::spawn;
+use crate::secure_fs;
 
 /// Why a keeper could not start.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,7 @@ pub fn acquire_from_handover(home: &Home, handover: &mut HandoverIn) -> Result<K
 
 fn lock_file(home: &Home) -> Result<File, KeeperError> {
     let path = home.keeper_lock();
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let open = secure_fs::open_private(&path, OFlag::O_RDWR);
     let file = open.map_err(PathError::context("lock", &path))?;
     let until = Instant::now() + LOCK_TIMEOUT;
     loop {
@@ -112,7 +114,7 @@ pub fn daemonize(home: &Home) -> Result<(), KeeperError> {
     spawn::daemonize_fork().map_err(KeeperError::Os)?;
     let _ = nix::unistd::chdir("/");
     let path = home.daemon_log();
-    let log = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    let log = secure_fs::open_private(&path, OFlag::O_WRONLY | OFlag::O_APPEND);
     let log = log.map_err(PathError::context("open", &path))?;
     let null = File::open("/dev/null").map_err(PathError::context("open", "/dev/null"))?;
     nix::unistd::dup2_stdin(null.as_fd()).map_err(KeeperError::Os)?;

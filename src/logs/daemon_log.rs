@@ -1,18 +1,21 @@
 //! rsm's own log: events of the daemon and the keeper in `rsm.log`, rotated by size.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::fcntl::OFlag;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-use crate::logs::files::rotation::{RotationNames, list_rotated};
+use crate::logs::files::access::{LogAccess, LogHome};
+use crate::logs::files::rotated_name::RotationNames;
+use crate::logs::files::rotation::list_rotated;
 use crate::paths::Home;
+use crate::secure_fs::{self, FileUser, Location};
 use crate::settings::LogLevel;
 use crate::spec::Rotation;
 
@@ -80,6 +83,8 @@ impl FormatTime for LocalTime {
 #[derive(Debug)]
 struct DaemonLog {
     path: PathBuf,
+    /// For its rotated files.
+    access: LogAccess,
     file: File,
     size: u64,
     limit: u64,
@@ -90,7 +95,10 @@ impl DaemonLog {
     fn open(path: PathBuf, limit: u64) -> io::Result<Self> {
         let file = open_append(&path)?;
         let size = file.metadata()?.len();
-        let mut log = Self { path, file, size, limit, names: RotationNames::default() };
+        let dir = path.parent().map(Path::to_owned).unwrap_or_default();
+        let home = Arc::new(LogHome { logs: dir.clone(), indexes: dir });
+        let access = LogAccess::new(home, FileUser::own(), Arc::default());
+        let mut log = Self { path, access, file, size, limit, names: RotationNames::default() };
         log.rotate_if_full();
         Ok(log)
     }
@@ -104,12 +112,13 @@ impl DaemonLog {
         // Another process may have rotated or truncated the file.
         let size = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         if size >= self.limit {
-            let rotated = self.names.next_free(&self.path, &Rotation::default().date_format);
-            if std::fs::rename(&self.path, rotated).is_err() {
+            if self.rotate().is_err() {
                 return;
             }
-            for old in list_rotated(&self.path).unwrap_or_default().iter().rev().skip(MAX_ROTATED) {
-                let _ = std::fs::remove_file(&old.path); // retried at the next rotation
+            let rotated = list_rotated(&self.path, &self.access).unwrap_or_default();
+            for old in rotated.iter().rev().skip(MAX_ROTATED) {
+                // Retried at the next rotation.
+                let _ = Location::find(&old.path).and_then(|location| location.remove(old.id));
             }
         }
         if let Ok(file) = open_append(&self.path) {
@@ -118,18 +127,33 @@ impl DaemonLog {
         }
     }
 
-    /// Writes one event as one line. A newline, for example in a name, is escaped: it must not look like the
-    /// start of another event.
+    fn rotate(&mut self) -> io::Result<()> {
+        let location = Location::find(&self.path)?;
+        let rotated = self.names.next_free(&location.path(), &Rotation::default().date_format);
+        location.rename(location.id()?, rotated.file_name().unwrap_or_default())
+    }
+
+    /// Writes one event as one line. Control characters, for example in a name, are escaped: a newline must not look
+    /// like the start of another event, and whoever reads the file in a terminal must not be fooled.
     fn write_event(&mut self, text: &[u8]) -> io::Result<()> {
         self.rotate_if_full();
         let text = text.strip_suffix(b"\n").unwrap_or(text);
         let mut line = Vec::with_capacity(text.len() + 1);
-        for byte in text {
+        let mut previous = 0;
+        for &byte in text {
             match byte {
                 b'\n' => line.extend_from_slice(b"\\n"),
                 b'\r' => line.extend_from_slice(b"\\r"),
-                byte => line.push(*byte),
+                b'\t' => line.push(byte),
+                0..0x20 | 0x7f => write!(line, "\\x{byte:02x}")?,
+                // U+0080 to U+009F
+                0x80..0xa0 if previous == 0xc2 => {
+                    line.pop();
+                    write!(line, "\\u{{{byte:02x}}}")?;
+                }
+                byte => line.push(byte),
             }
+            previous = byte;
         }
         line.push(b'\n');
         self.size += line.len() as u64;
@@ -138,7 +162,7 @@ impl DaemonLog {
 }
 
 fn open_append(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    secure_fs::open_private(path, OFlag::O_WRONLY | OFlag::O_APPEND)
 }
 
 struct SharedLog(Mutex<DaemonLog>);
@@ -181,12 +205,13 @@ mod tests {
     fn event_is_one_line() {
         let (_dir, path, file) = log(MAX_SIZE);
         tracing::subscriber::with_default(subscriber(file, LevelFilter::INFO), || {
-            tracing::warn!("app {} is\nodd", "a\nb");
+            tracing::warn!("app {} is\nodd", "a\nb\u{1b}[2J\u{9b}2Jé");
             tracing::debug!("not asked for");
         });
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().count(), 1, "{text}");
-        assert!(text.contains("WARN") && text.contains("odd"), "{text}");
+        assert!(text.contains("WARN") && text.contains("odd") && text.contains("é"), "{text}");
+        assert!(!text.trim_end().contains(char::is_control), "{text:?}");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -196,7 +221,7 @@ mod tests {
         for number in 0..10 {
             log.write_event(format!("event number {number}\n").as_bytes()).unwrap();
         }
-        let old: Vec<String> = list_rotated(&path)
+        let old: Vec<String> = list_rotated(&path, &log.access)
             .unwrap()
             .iter()
             .map(|old| std::fs::read_to_string(&old.path).unwrap())

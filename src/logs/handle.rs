@@ -17,14 +17,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::logs::capture::assign::WorkerAssignment;
 use crate::logs::capture::attached::AttachedOutputs;
 use crate::logs::capture::journal::Journal;
-use crate::logs::capture::pulse::{Pulse, PipeCall};
+use crate::logs::capture::pulse::{PipeCall, Pulse};
 use crate::logs::capture::worker::{WorkerSetup, run};
 use crate::logs::capture::{FileError, FileErrors, RunOutput, WorkerCommand};
+use crate::logs::files::access::{LogAccess, LogHome};
 use crate::logs::files::context::FileContext;
+use crate::logs::files::diversion::Diversion;
 use crate::logs::retention::worker::Retention;
 use crate::logs::stalls::StallWatch;
 use crate::logs::subscribe::{FollowFilter, Follower, LogNotify, Subscribers, subscribe};
 use crate::process::detached;
+use crate::secure_fs::FileUser;
 use crate::spec::Rotation;
 
 const MAX_WORKERS: usize = 8;
@@ -91,8 +94,10 @@ impl LogWorkers {
         store_fd: StoreFdFn,
     ) -> io::Result<Self> {
         let LogConfig { logs, indexes, budget } = config;
-        let retention = Retention::start(logs.clone(), indexes.clone(), budget)?;
-        let mut assignment = WorkerAssignment::new(logs, MAX_WORKERS);
+        let mut assignment = WorkerAssignment::new(logs.clone(), MAX_WORKERS);
+        let log_home = Arc::new(LogHome { logs, indexes });
+        let retention = Retention::start(Arc::clone(&log_home), budget)?;
+        let notify: Arc<LogNotify> = Arc::default();
         let journals: Vec<_> = (0..MAX_WORKERS).map(|worker| Journal::restore(worker, stored)).collect();
         let mut unfinished = Vec::new();
         for (worker, journal) in journals.iter().enumerate() {
@@ -107,9 +112,9 @@ impl LogWorkers {
             assignment: RefCell::new(assignment),
             journals: RefCell::new(journals),
             store_fd,
-            context: FileContext::new(indexes, retention.clone()),
+            context: FileContext::new(log_home, retention.clone(), Arc::clone(&notify)),
             retention,
-            notify: Arc::default(),
+            notify,
             subscribers: Arc::default(),
             rotation: RefCell::default(),
             attached: AttachedOutputs::default(),
@@ -151,9 +156,14 @@ impl LogHandle {
         Arc::clone(&self.0.notify)
     }
 
-    /// Directory of the indexes.
-    pub fn indexes(&self) -> Arc<Path> {
-        Arc::clone(&self.0.context.indexes)
+    /// The directories of logs.
+    pub fn home(&self) -> Arc<LogHome> {
+        Arc::clone(&self.0.context.home)
+    }
+
+    /// Why a log file is not used, and which one is; `None` if it is used.
+    pub fn diversion(&self, path: &Path) -> Option<Diversion> {
+        self.0.context.diversions.get(path)
     }
 
     /// Sets the maximum size of all logs together, in bytes.
@@ -186,9 +196,10 @@ impl LogHandle {
 
     fn submit(&self, mut output: RunOutput, reply: Option<oneshot::Sender<Result<(), FileError>>>) {
         output.rotation = self.intern_rotation(output.rotation);
+        let access = LogAccess::new(self.home(), output.user, Arc::clone(&output.rotation));
         let paths = output.files.distinct();
         for path in &paths {
-            self.0.retention.track(path, &output.name, &output.rotation);
+            self.0.retention.track(path, &output.name, &access);
         }
         let worker = self.0.assignment.borrow_mut().worker_for_run(output.run, &paths);
         let output = Arc::new(output);
@@ -211,14 +222,14 @@ impl LogHandle {
         self.broadcast(targets, |_, reply| WorkerCommand::Reopen(reply)).await
     }
 
-    /// Truncates files. Returns those that could not be truncated.
-    pub async fn flush(&self, files: Vec<PathBuf>) -> FileErrors {
-        let mut targets: Vec<(usize, Vec<PathBuf>)> = Vec::new();
-        for path in files {
+    /// Truncates files of apps that run as these users. Returns those that could not be truncated.
+    pub async fn flush(&self, files: Vec<(PathBuf, FileUser)>) -> FileErrors {
+        let mut targets: Vec<(usize, Vec<(PathBuf, FileUser)>)> = Vec::new();
+        for (path, user) in files {
             let worker = self.0.assignment.borrow_mut().worker_for(&[&path]);
             match targets.iter_mut().find(|(target, _)| *target == worker) {
-                Some((_, files)) => files.push(path),
-                None => targets.push((worker, vec![path])),
+                Some((_, files)) => files.push((path, user)),
+                None => targets.push((worker, vec![(path, user)])),
             }
         }
         self.broadcast(targets, WorkerCommand::Truncate).await
@@ -228,10 +239,10 @@ impl LogHandle {
     /// counts as an error for each of its files.
     async fn broadcast(
         &self,
-        targets: Vec<(usize, Vec<PathBuf>)>,
-        command: impl Fn(Vec<PathBuf>, oneshot::Sender<FileErrors>) -> WorkerCommand,
+        targets: Vec<(usize, Vec<(PathBuf, FileUser)>)>,
+        command: impl Fn(Vec<(PathBuf, FileUser)>, oneshot::Sender<FileErrors>) -> WorkerCommand,
     ) -> FileErrors {
-        let send = |(worker, files): (usize, Vec<PathBuf>)| {
+        let send = |(worker, files): (usize, Vec<(PathBuf, FileUser)>)| {
             let (sender, reply) = oneshot::channel();
             self.send(worker, command(files.clone(), sender));
             (files, reply)
@@ -241,7 +252,7 @@ impl LogHandle {
         for (files, reply) in replies {
             match tokio::time::timeout_at(deadline, reply).await {
                 Ok(reply) => errors.extend(reply.unwrap_or_default()),
-                Err(_) => errors.extend(files.into_iter().map(|path| (path, timeout_error()))),
+                Err(_) => errors.extend(files.into_iter().map(|(path, _)| (path, timeout_error()))),
             }
         }
         errors
@@ -273,7 +284,9 @@ impl LogHandle {
         }
         for number in 0..MAX_WORKERS {
             let call = self.0.workers.borrow()[number].as_ref().and_then(|worker| worker.pulse.current());
-            if self.0.stalls.is_blocked(number, call) && let Some(call) = call {
+            if self.0.stalls.is_blocked(number, call)
+                && let Some(call) = call
+            {
                 self.replace_worker(number, call);
             }
         }

@@ -21,7 +21,9 @@ mod subscribe;
 mod tests;
 
 pub use crate::logs::capture::{FileError, FileErrors, RunOutput};
-pub use crate::logs::files::paths::{LogFiles, log_files};
+pub use crate::logs::files::access::{LogAccess, LogHome};
+pub use crate::logs::files::diversion::Diversion;
+pub use crate::logs::files::paths::{LogFiles, default_log_files, log_files};
 pub use crate::logs::handle::{LogConfig, LogHandle, LogWorkers, StoreFdFn};
 pub use crate::logs::read::reader::{LogReader, ReadQuery, ReadTarget};
 pub use crate::logs::subscribe::{FollowFilter, FollowTarget, Follower, LogNotify};

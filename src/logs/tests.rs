@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use crate::logs::item::{LogItem, OutputStream};
 use crate::logs::*;
+use crate::secure_fs::FileUser;
 use crate::spec::{LogFormat, Rotation};
 
 struct Fixture {
@@ -43,7 +44,7 @@ impl Fixture {
     }
 
     fn files(&self, out: &str, err: &str) -> LogFiles {
-        LogFiles { out: Some(self.path(out)), err: Some(self.path(err)), combined: None }
+        LogFiles { out: Some(self.path(out)), err: Some(self.path(err)), combined: None, mirror: None }
     }
 
     fn app(&self, run: u64, files: LogFiles, format: LogFormat, date_format: Option<&str>) -> App {
@@ -59,6 +60,8 @@ impl Fixture {
             out: Arc::new(out_reader.into()),
             err: Arc::new(err_reader.into()),
             files,
+            fallback: LogFiles::default(),
+            user: FileUser::own(),
             format,
             date_format: date_format.map(str::to_owned),
             rotation: Arc::clone(&self.rotation),
@@ -237,7 +240,12 @@ fn files_are_truncated_and_reopened() {
         });
     };
     write("one", "out");
-    assert!(fixture.runtime.block_on(logs.flush(vec![fixture.path("out"), fixture.path("none")])).is_empty());
+    assert!(
+        fixture
+            .runtime
+            .block_on(logs.flush(["out", "none"].map(|name| (fixture.path(name), FileUser::own())).into()))
+            .is_empty()
+    );
     assert_eq!(fixture.text("out"), "");
     write("two", "out");
     std::fs::rename(fixture.path("out"), fixture.path("moved")).unwrap();
@@ -304,6 +312,8 @@ fn attach_ignores_fds_that_are_not_pipes() {
         out: null(),
         err: null(),
         files: LogFiles::default(),
+        fallback: LogFiles::default(),
+        user: FileUser::own(),
         format: LogFormat::Raw,
         date_format: None,
         rotation: Arc::default(),

@@ -53,6 +53,16 @@ impl TimestampFormat {
         Self::with_zone("YYYY-MM-DD[T]HH:mm:ss.SSS[Z]", TimeZone::UTC)
     }
 
+    /// A regular expression of the timestamps, in which `map` was applied to the text between tokens.
+    pub(super) fn regex(&self, map: &dyn Fn(&str) -> String) -> String {
+        let parts = self.parts.iter().map(|part| match part {
+            FormatPart::Text(text) => regex::escape(&map(text)),
+            FormatPart::Token(token) => token_regex(token).to_owned(),
+            FormatPart::Millis => "[0-9]{3}".to_owned(),
+        });
+        format!("^{}$", parts.collect::<String>())
+    }
+
     /// Appends the timestamp of `at`, in milliseconds since the epoch.
     pub fn write(&self, at: i64, out: &mut Vec<u8>) {
         let mut last = self.last.borrow_mut();
@@ -114,6 +124,19 @@ fn next_part(left: &str, next: char) -> (FormatPart, usize) {
     match TOKENS.into_iter().find(|token| left.starts_with(token)) {
         Some(token) => (FormatPart::Token(token), token.len()),
         None => (FormatPart::Text(next.to_string()), next.len_utf8()),
+    }
+}
+
+/// What [`write_token`] writes.
+fn token_regex(token: &str) -> &'static str {
+    match token {
+        "YYYY" => "[0-9]{4}",
+        "YY" | "MM" | "DD" | "HH" | "hh" | "mm" | "ss" => "[0-9]{2}",
+        "M" | "D" | "H" | "h" | "m" | "s" | "d" => "[0-9]{1,2}",
+        "A" => "[AP]M",
+        "a" => "[ap]m",
+        "Z" | "ZZ" => "[+-][0-9]{2}:?[0-9]{2}",
+        _ => "[A-Za-z]+", // names of days and months
     }
 }
 

@@ -56,7 +56,10 @@ impl ExecContext {
             nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| errno.desc().to_owned())?;
         let subject = format!("exec check of app {} (directory {})", self.app, self.cwd.display());
         let run = move || run_command(command, timeout, &cancelled);
-        match detached::run(subject, timeout + START_MARGIN, run).await.map_err(|error| error.to_string())?? {
+        match detached::run(subject, timeout + START_MARGIN, run)
+            .await
+            .map_err(|error| error.to_string())??
+        {
             (status, _) if status.success() => Ok(()),
             (status, output) => Err(format!("{}{}", exit_of(status), last_line(&output))),
         }

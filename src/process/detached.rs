@@ -238,7 +238,8 @@ mod tests {
     #[test]
     fn blocked_thread_is_replaced() {
         let (release, released) = channel::<()>();
-        let mut thread = GuardedThread::new(|gate: Option<Receiver<()>>| gate.is_none_or(|gate| gate.recv().is_err()));
+        let mut thread =
+            GuardedThread::new(|gate: Option<Receiver<()>>| gate.is_none_or(|gate| gate.recv().is_err()));
         let long = Duration::from_secs(60);
         assert_eq!(thread.call("process 1", long, None), Some(true));
         assert_eq!(thread.call("process 2", Duration::from_millis(20), Some(released)), None);

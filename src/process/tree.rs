@@ -243,7 +243,9 @@ fn group_by_run(
             let mut found = Vec::new();
             collect_descendants(child, &mut found, &mut seen);
             remaining.entry(run).or_default().extend(found);
-        } else if at_keeper && tag.is_none() && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
+        } else if at_keeper
+            && tag.is_none()
+            && Stat::of(child).is_ok_and(|now| now.exiting && !now.is_dead())
             && comm(child) != DAEMON_NAME
         {
             // Its run cannot be determined any more, and its children are not reparented yet: until then, no

@@ -259,6 +259,19 @@ pub struct LogSpec {
     pub format: LogFormat,
     /// Rotation and retention.
     pub rotation: Rotation,
+    /// Named pipes that get the output in addition to the files: `rsm runtime` shows it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<LogMirror>,
+}
+
+/// A named pipe for each stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogMirror {
+    /// For standard output.
+    pub out: PathBuf,
+    /// For standard error.
+    pub err: PathBuf,
 }
 
 /// Path of a log file.

@@ -28,6 +28,9 @@ pub struct Rotation {
     pub date_format: String,
     /// Behavior while a file cannot be written.
     pub when_full: WhenFull,
+    /// Mode of new log files; 0640 reduced by the umask if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 impl Default for Rotation {
@@ -42,6 +45,7 @@ impl Default for Rotation {
             delay_compress: false,
             rotate_empty: false,
             date_format: "YYYY-MM-DD_HH-mm-ss".into(),
+            mode: None,
             when_full: WhenFull::Block,
         }
     }

@@ -55,6 +55,7 @@ fn reports_apps_that_would_not_start() {
     assert_eq!(about(&rsm, "fine").0, "ok");
     assert_eq!(about(&rsm, "resting").0, "ok");
     rsm.run(&["doctor", "--boot", "systemd"]).code(1).says("would not start at boot");
+    rsm.ok(&["conf", "autosave", "false"]);
     rsm.ok(&["start", "fine.sh", "--name", "newer"]);
     assert!(about(&rsm, "saved list").1.contains("newer"));
 }

@@ -111,7 +111,8 @@ fn root_sends_nothing_to_socket_of_another_user() {
     let mut other = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     wait_until("the socket", || socket.exists().then_some(()));
     set_mode(&rsm.home(), 0o700);
-    let ran = wait_until("a listener", || Some(rsm.run(&["ping"])).filter(|ran| ran.stderr.contains("denied")));
+    let ran =
+        wait_until("a listener", || Some(rsm.run(&["ping"])).filter(|ran| ran.stderr.contains("denied")));
     assert_eq!(ran.code, Some(3));
     other.kill().unwrap();
     let output = other.wait_with_output().unwrap();

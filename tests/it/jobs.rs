@@ -91,10 +91,11 @@ fn statuses_tell_jobs_apart() {
     assert!(pm2.as_array().unwrap().iter().all(|view| view["pm2_env"]["status"] == "stopped"), "{pm2}");
 }
 
-/// Runs a job for longer than its interval until it has run `runs` times; its exits.
-fn overlapping(overlap: &str, runs: u64) -> (Rsm, Vec<serde_json::Value>) {
+/// Runs a job that takes longer than its interval until it has run `runs` times; its exits.
+fn overlapping(overlap: &str, seconds: f64, runs: u64) -> (Rsm, Vec<serde_json::Value>) {
     let more = format!("cron_restart = \"* * * * * *\"\n{overlap}");
-    let rsm = Rsm::new().file("ecosystem.toml", &job("slow", "sleep 2.2; echo end >> ends", &more));
+    let rsm =
+        Rsm::new().file("ecosystem.toml", &job("slow", &format!("sleep {seconds}; echo end >> ends"), &more));
     rsm.ok(&["start"]);
     rsm.wait_until("runs", |rsm| view(rsm, "slow")["runs"].as_u64().filter(|count| *count >= runs));
     let exits = rsm.json(&["describe", "slow", "--json"])[0]["exits"].as_array().unwrap().clone();
@@ -103,7 +104,7 @@ fn overlapping(overlap: &str, runs: u64) -> (Rsm, Vec<serde_json::Value>) {
 
 #[test]
 fn overlapping_run_replaces_the_previous_one_by_default() {
-    let (rsm, exits) = overlapping("", 3);
+    let (rsm, exits) = overlapping("", 1000.0, 3);
     assert!(exits.iter().all(|exit| exit["reason"].as_str().unwrap().contains("cron_restart")), "{exits:?}");
     assert!(!rsm.dir().join("ends").exists());
     rsm.ok(&["describe", "slow"]).shows("the previous run had not ended");
@@ -112,7 +113,7 @@ fn overlapping_run_replaces_the_previous_one_by_default() {
 #[test]
 fn overlapping_run_is_skipped_or_queued() {
     for (overlap, rule) in [("overlap = \"skip\"", "skipped"), ("overlap = \"queue\"", "queued")] {
-        let (rsm, exits) = overlapping(overlap, 3);
+        let (rsm, exits) = overlapping(overlap, 2.2, 3);
         assert!(
             exits.iter().all(|exit| exit["exit"]["code"] == 0 && exit["requested"] == false),
             "{exits:?}"

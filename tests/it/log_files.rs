@@ -267,3 +267,29 @@ fn line_longer_than_pipe_is_kept_whole() {
         wait_until(setting, || (count(read(out(&rsm, "a"))) >= 3_000_000).then_some(()));
     }
 }
+
+#[test]
+fn similar_names_have_their_own_files() {
+    let app =
+        |name: &str| format!("[[apps]]\nname = '{name}'\nscript = 'echo this is {name}; exec sleep 1000'\n");
+    let names = ["my_api", "my-api", "my api"];
+    let rsm = Rsm::new().file("e.toml", &names.map(app).concat());
+    rsm.ok(&["start", "e.toml"]);
+    let shown = |name: &str| rsm.ok(&["logs", name, "--nostream", "--raw"]).stdout;
+    for name in names {
+        wait_until(name, || (shown(name) == format!("this is {name}\n")).then_some(()));
+    }
+    rsm.ok(&["flush", "my_api"]);
+    assert_eq!(names.map(|name| shown(name).lines().count()), [0, 1, 1]);
+    let file = |name: &str| rsm.json(&["describe", name, "--json"])[0]["out_file"].clone();
+    let before = names.map(file);
+    assert_eq!(before[0], out(&rsm, "my-api").to_str().unwrap(), "the first has the name that PM2 gives it");
+    // They keep their files, whoever else is gone, restarted or reloaded.
+    rsm.ok(&["reload", "my-api"]);
+    rsm.ok(&["delete", "my_api"]);
+    assert_eq!(file("my-api"), before[1]);
+    rsm.ok(&["save"]);
+    rsm.ok(&["kill"]);
+    rsm.ok(&["resurrect"]);
+    assert_eq!([file("my-api"), file("my api")], before[1..]);
+}

@@ -25,6 +25,7 @@ mod layout;
 mod limits_of_clients;
 mod log_disk_failures;
 mod log_files;
+mod log_ownership;
 mod log_readers;
 mod matrix;
 mod memory;

@@ -195,7 +195,7 @@ fn start_prints_port_warnings() {
         .file("two.config.toml", &app("two"));
     rsm.ok(&["start", "ecosystem.toml"]);
     let shared = format!("listens on 127.0.0.1:{port}, which app one also uses; connections go to both");
-    let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("note: two: {shared}"));
+    let ran = rsm.ok(&["start", "two.config.toml"]).says(&format!("warning: two: {shared}"));
     assert_eq!(ran.stderr.matches(&shared).count(), 1, "once for all instances: {}", ran.stderr);
     assert_eq!(responses(port, 200).len(), 4);
     // The next daemon publishes the warnings again.

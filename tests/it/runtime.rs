@@ -296,3 +296,40 @@ fn refuses_home_with_running_daemon() {
     rsm.run(&["runtime", "app.sh"]).code(1).says("is already running").says("rsm start");
     assert_eq!(rsm.statuses("app"), ["online"]);
 }
+
+#[test]
+fn each_line_is_shown_once_whatever_files_are_configured() {
+    let own = "out_file = './o.log'\nerror_file = './e.log'";
+    for (settings, is_kept) in [
+        ("", false),
+        ("out_file = '/dev/null'\nerror_file = '/dev/null'", false),
+        ("out_file = '/dev/stdout'\nerror_file = '/dev/stderr'", false),
+        ("out_file = '/proc/1/fd/1'\nerror_file = '/proc/1/fd/2'", false),
+        ("out_file = '/proc/self/fd/1'\nlog_file = '/dev/stdout'", false),
+        ("logs = false", false),
+        (own, true),
+        ("out_file = './o.log'\nlog_file = './all.log'", true),
+    ] {
+        let rsm = Rsm::new().file(
+            "e.toml",
+            &format!(
+                "[[apps]]\nname = 'a'\nscript = 'echo to out; echo to err >&2'\nautorestart = false\n{settings}\n"
+            ),
+        );
+        let ended = run(&rsm, &["e.toml"]);
+        assert_eq!((ended.out.as_str(), ended.err.as_str()), ("to out\n", "to err\n"), "{settings}");
+        let kept = fs::read_to_string(rsm.dir().join("o.log")).unwrap_or_default();
+        assert_eq!(kept == "to out\n", is_kept, "{settings}: {kept}");
+    }
+}
+
+#[test]
+fn json_of_the_file_is_shown() {
+    let rsm = Rsm::new().file(
+        "e.toml",
+        "[[apps]]\nname = 'a'\nscript = 'echo to out'\nautorestart = false\nlog_type = 'json'\n",
+    );
+    let ended = run(&rsm, &["e.toml"]);
+    let line: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!((&line["message"], &line["type"]), (&"to out".into(), &"out".into()), "{line}");
+}

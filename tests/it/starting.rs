@@ -49,7 +49,7 @@ fn start_of_several_apps_names_the_failed_one() {
         format!("[[apps]]\nname = \"{name}\"\nscript = \"{script}\"\n")
     });
     rsm.write("ecosystem.toml", &apps.concat());
-    rsm.run(&["start", "ecosystem.toml"]).code(1).says("app \"boom\"").says("nap (0): online");
+    rsm.run(&["start", "ecosystem.toml"]).code(1).says("app \"boom\"").says("nap (0): started, online");
 }
 
 #[test]
@@ -71,9 +71,38 @@ fn taken_port_fails_the_command() {
     let port = taken.local_addr().unwrap().port().to_string();
     let rsm =
         Rsm::new().file("web.js", "require('http').createServer().listen(+process.env.AT)").var("AT", &port);
-    rsm.run(&["start", "web.js"]).code(1).says("EADDRINUSE");
+    let holder = format!("port {port} is used by");
+    rsm.run(&["-s", "start", "web.js"])
+        .code(1)
+        .says("EADDRINUSE")
+        .says(&holder)
+        .says(&format!("(pid {})", std::process::id()));
     rsm.ok(&["delete", "web"]);
     rsm.run(&["start", "web.js", "-i", "1"]).code(1).says("EADDRINUSE");
+}
+
+#[test]
+fn apps_of_one_list_on_one_port_are_both_named() {
+    let port = free_port().to_string();
+    let web = "require('http').createServer().listen(+process.env.AT)";
+    let rsm = Rsm::new().file("web.js", web).var("AT", &port);
+    let file = |mode: &str| {
+        ["one", "two"]
+            .map(|name| {
+                format!("[[apps]]\nname = \"{name}\"\nscript = \"./web.js\"\nexec_mode = \"{mode}\"\n")
+            })
+            .concat()
+    };
+    rsm.write("ecosystem.toml", &file("cluster"));
+    let ran = rsm.ok(&["-s", "start", "ecosystem.toml"]);
+    assert!(
+        ran.stderr.contains("warning: ") && ran.stderr.contains("connections go to both"),
+        "{}",
+        ran.stderr
+    );
+    rsm.ok(&["delete", "all"]);
+    rsm.write("ecosystem.toml", &file("fork"));
+    rsm.run(&["-s", "start", "ecosystem.toml"]).code(1).says(&format!("port {port} is used by app"));
 }
 
 #[test]

@@ -277,6 +277,22 @@ fn upgrade_without_daemon_does_nothing() {
     assert!(!rsm.home().join("rsm.sock").exists());
 }
 
+#[test]
+fn update_upgrades_only_to_a_newer_version() {
+    let rsm = Rsm::new();
+    rsm.ok(&["start", "sleep 1000", "--name", "nap"]);
+    let (pids, managers) = (rsm.pids("nap"), rsm.managers());
+    for command in ["update", "updatePM2"] {
+        rsm.ok(&[command]).says("nothing to upgrade: the daemon runs rsm");
+    }
+    assert_eq!(rsm.managers(), managers);
+    let newer = rsm.another_version("9.8.7");
+    let output = rsm.command_of(newer.to_str().unwrap(), &["update"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("to 9.8.7"), "{output:?}");
+    rsm.ok(&["update"]).says("nothing to upgrade: the daemon runs rsm 9.8.7");
+    assert_eq!(rsm.pids("nap"), pids, "apps keep running");
+}
+
 /// Other users can start processes with any run marker.
 #[test]
 fn processes_of_strangers_are_not_adopted() {

@@ -35,7 +35,7 @@ pub(crate) async fn kill(session: &Session) -> Result<(), Error> {
     let keeper = keeper_process(session);
     let response = client.call::<ActionReport>(&Request::Shutdown);
     let reported = match session.wait("stopping all apps", response).await {
-        Ok(report) => session.print_report(&report),
+        Ok(report) => session.print_report(&report, "stopped"),
         // It may exit before its response is read.
         Err(ClientError::ConnectionLost { .. }) => Ok(()),
         Err(error) => return Err(session.client_error(error)),

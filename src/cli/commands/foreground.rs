@@ -88,7 +88,7 @@ async fn start_or_join(session: &Session) -> Result<(), Error> {
             let online = report.instances.iter().filter(|outcome| outcome.problem.is_none()).count();
             let all = report.instances.len();
             sd_notify(&format!("STATUS=restored {online} of {all} saved instances"));
-            if let Err(error) = session.print_report(&report) {
+            if let Err(error) = session.print_report(&report, "restored") {
                 session.notice(format_args!("{error}"));
             }
             session.notice(format_args!("restored {online} of {all} saved instances"));

@@ -46,7 +46,7 @@ pub(crate) struct LogsArgs {
     /// Show standard error only
     #[arg(long)]
     err: bool,
-    /// Print lines unmodified; lines from stderr go to stderr
+    /// Print lines unmodified, with all escape sequences; lines from stderr go to stderr
     #[arg(long, conflicts_with = "json")]
     raw: bool,
     /// Print one JSON object per line

@@ -1,9 +1,12 @@
 //! `reload`: replaces the processes of apps without downtime.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use hyper::Uri;
 
+use super::list;
 use super::load_check::{self, LoadCheck};
 use crate::cli::app_flags::{AppFlags, ChangeFlags, InvocationContext, load_apps};
 use crate::cli::error::Error;
@@ -13,8 +16,10 @@ use crate::cli::session::Session;
 use crate::cli::targets::resolve_paths;
 use crate::cli::{completion, environment};
 use crate::config;
-use crate::ipc::client::LineStream;
-use crate::ipc::message::{ActionReport, EventKind, EventView, ReloadRequest, Request};
+use crate::ipc::client::{Client, LineStream};
+use crate::ipc::message::{
+    ActionReport, DisplayStatus, EventKind, EventView, InstanceView, ReloadRequest, Request,
+};
 
 // Arguments of `reload`.
 #[derive(Args, Clone, Debug)]
@@ -57,6 +62,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
         Some(url) => Some(LoadCheck::start(url).await?),
         None => None,
     };
+    let ids = online_ids(&reload, &mut client).await;
     // Without events there is no progress, but the reload works.
     let events = client.stream(&Request::Events).await.ok();
     let begin = operation::now();
@@ -65,7 +71,7 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
     let report = tokio::select! {
         report = response => report.map_err(|error| session.client_error(error)),
         Ok(()) = tokio::signal::ctrl_c() => return Err(Error::ReloadDetached),
-        never = print_events(events, session) => match never {},
+        never = print_events(events, ids, session) => match never {},
     };
     let tally = match load_check {
         Some(load_check) => Some(load_check.finish().await),
@@ -73,8 +79,12 @@ pub(crate) async fn reload(mut args: ReloadArgs, session: &Session) -> Result<()
     };
     let reported = match report {
         Ok(report) => {
-            session.print_outcomes(&report);
-            match find_failures(&report, begin, &mut client).await {
+            session.print_outcomes(&report, "reloaded");
+            let failures = find_failures(&report, begin, &mut client).await;
+            if !session.quiet() {
+                list::print_list(session, &mut client).await?;
+            }
+            match failures {
                 failures if failures.is_empty() => Ok(()),
                 failures => Err(Error::InstancesFailed(failures)),
             }
@@ -111,16 +121,43 @@ fn build_request(reload_args: &ReloadArgs, session: &Session) -> Result<ReloadRe
     Ok(ReloadRequest { select, apps, inherited, changes, parallel: *parallel })
 }
 
+/// The instances that the reload will replace; empty if they are not known.
+async fn online_ids(reload: &ReloadRequest, client: &mut Client) -> BTreeSet<u32> {
+    let mut views: Vec<InstanceView> = client.call(&Request::List).await.unwrap_or_default();
+    let selected: BTreeSet<u32> = match reload.select.is_empty() {
+        true => BTreeSet::new(),
+        false => {
+            let described = client.describe(reload.select.clone().into()).await.unwrap_or_default();
+            described.into_iter().map(|detail| detail.view.id).collect()
+        }
+    };
+    let in_file = |view: &InstanceView| reload.apps.iter().any(|app| app.name == view.name);
+    views.retain(|view| {
+        view.status == DisplayStatus::Online && (selected.contains(&view.id) || in_file(view))
+    });
+    views.into_iter().map(|view| view.id).collect()
+}
+
 /// Prints the progress. Never resolves: the event stream ends if the daemon exits, but the reload continues.
-async fn print_events(events: Option<LineStream>, session: &Session) -> std::convert::Infallible {
+async fn print_events(
+    events: Option<LineStream>,
+    ids: BTreeSet<u32>,
+    session: &Session,
+) -> std::convert::Infallible {
     let Some(mut events) = events else { return std::future::pending().await };
+    let mut replaced = BTreeSet::<u32>::new();
     while let Some(Ok(line)) = events.next().await {
         let Ok(event) = serde_json::from_slice::<EventView>(&line) else { continue };
         let (name, id, detail) = (tame(&event.name), event.id, event.detail.unwrap_or_default());
         match event.event {
             EventKind::Replacing => session.notice(format_args!("{name} ({id}): starting a replacement")),
             EventKind::Replaced => {
-                session.notice(format_args!("{name} ({id}): replaced, draining the old process"));
+                replaced.extend(ids.get(&id));
+                let count = match ids.contains(&id) {
+                    true => format!(" ({}/{})", replaced.len(), ids.len()),
+                    false => String::new(), // not by this reload
+                };
+                session.notice(format_args!("{name} ({id}): replaced, draining the old process{count}"));
             }
             EventKind::ReplaceFailed => {
                 session.notice(format_args!("{name} ({id}): not replaced: {}", tame(&detail)))

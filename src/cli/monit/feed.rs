@@ -108,7 +108,7 @@ fn result_message(action: InstanceAction, report: &ActionReport) -> Update {
     if let Some(text) = failure {
         return Update::Message { text, success: false };
     }
-    let lines = outcomes(report);
+    let lines = outcomes(report, "");
     let text = match lines.as_slice() {
         [] => format!("{}: done", action.label()),
         [only] => only.clone(),

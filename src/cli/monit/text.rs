@@ -3,6 +3,7 @@
 use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthChar;
 
+use crate::cli::escape::skip_sequence;
 use crate::cli::render::style::{truncate, width};
 
 /// Columns between tab stops.
@@ -60,20 +61,6 @@ pub(super) fn sanitize_line(line: &str) -> String {
         }
     }
     clean
-}
-
-/// Skips the rest of an escape sequence (ECMA-48): `[` to a final byte, `]` to BEL or ESC `\`, or one character.
-fn skip_sequence(chars: &mut std::str::Chars<'_>) {
-    match chars.next() {
-        Some('[') => drop(chars.find(|c| ('\u{40}'..='\u{7e}').contains(c))),
-        Some(']') => {
-            let end = chars.find(|c| matches!(c, '\u{7}' | '\u{1b}'));
-            if end == Some('\u{1b}') {
-                chars.next();
-            }
-        }
-        _ => {}
-    }
 }
 
 #[cfg(test)]

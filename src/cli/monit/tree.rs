@@ -218,11 +218,10 @@ impl Totals {
             cluster: views.iter().any(|view| view.mode == ExecMode::Cluster),
             pid: views.iter().find_map(|view| view.pid),
             healthy: views.iter().filter_map(|view| view.healthy).reduce(|one, other| one && other),
-            last_exit: views
-                .first()
-                .filter(|_| views.len() == 1)
-                .and_then(|view| view.last_exit.as_ref())
-                .map(ToString::to_string),
+            last_exit: match views {
+                [view] => view.last_exit.as_ref().map(ToString::to_string),
+                _ => None,
+            },
         }
     }
 }

@@ -209,6 +209,7 @@ fn logs(detail: &InstanceDetail) -> Section {
     };
     let mut rows = vec![("stdout", file(&detail.out_file)), ("stderr", file(&detail.error_file))];
     rows.extend(detail.log_file.as_ref().map(|path| ("combined", display_path(path))));
+    rows.extend(detail.log_notes.iter().map(|note| ("note", note.clone())));
     rows.push(("pid file", display_path(&detail.pid_file)));
     ("Files", rows)
 }
@@ -328,6 +329,7 @@ pub(crate) mod tests {
             out_file: Some("/h/logs/api-out.log".into()),
             error_file: None,
             log_file: None,
+            log_notes: vec![],
             pid_file: "/h/pids/api-3.pid".into(),
             created_at: 1_700_000_000_000,
             exits: vec![end(1, Exit::Signal { number: 9, core: false, oom: false }), end(10, Exit::Code(1))],

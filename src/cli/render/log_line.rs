@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::cli::escape::keep_colors;
 use crate::cli::render::style::{Style, Tone, tame, width};
 use crate::ipc::message::{LogItem, OutputStream};
 
@@ -29,6 +30,7 @@ impl LinePrefix {
             OutputStream::Out => style.paint(Tone::Plain, "|"),
             OutputStream::Err => style.paint(Tone::Error, "|"),
         };
+        let line = keep_colors(line);
         format!("{}{pad} {bar} {line}", style.paint_name(name, &source))
     }
 }
@@ -41,6 +43,7 @@ pub(crate) fn pairs(id: u32, name: &str, stream: OutputStream, line: &str, times
         OutputStream::Out => "out",
         OutputStream::Err => "err",
     };
+    let line = keep_colors(line);
     format!("{timestamp}app={} id={id} type={stream} message={line}", tame(name))
 }
 

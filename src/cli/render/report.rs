@@ -3,13 +3,28 @@
 use std::collections::BTreeMap;
 
 use super::style::tame;
-use crate::ipc::message::{ActionReport, DisplayStatus, InstanceOutcome};
+use crate::ipc::message::{Action, ActionReport, DisplayStatus, InstanceOutcome, Request};
 
 /// Maximum number of ids or apps that are listed; more are counted.
 const MAX_IDS: usize = 8;
 
-/// One line for all instances of an app with the same result, then the notes of the daemon.
-pub(crate) fn outcomes(report: &ActionReport) -> Vec<String> {
+/// What a request has done to the instances in its report; empty if that is not one thing.
+pub(crate) fn participle(request: &Request) -> &'static str {
+    match request {
+        Request::Start(_) | Request::Scale(..) | Request::Act(Action::Start, _) => "started",
+        Request::Act(Action::Stop, _) => "stopped",
+        Request::Act(Action::Restart, _) => "restarted",
+        Request::Act(Action::Delete, _) => "deleted",
+        Request::Act(Action::Reset, _) => "reset",
+        Request::Reload(_) => "reloaded",
+        Request::Resurrect => "restored",
+        _ => "",
+    }
+}
+
+/// One line for all instances of an app with the same result, then the notes of the daemon. `participle` is what was
+/// done to the instances.
+pub(crate) fn outcomes(report: &ActionReport, participle: &str) -> Vec<String> {
     let mut groups: Vec<(&InstanceOutcome, Vec<u32>)> = Vec::new();
     for outcome in report.instances.iter().filter(|outcome| outcome.problem.is_none()) {
         match groups.iter_mut().find(|(first, _)| is_same_outcome(first, outcome)) {
@@ -17,7 +32,7 @@ pub(crate) fn outcomes(report: &ActionReport) -> Vec<String> {
             None => groups.push((outcome, vec![outcome.id])),
         }
     }
-    let mut lines: Vec<String> = groups.iter().map(|(first, ids)| line(first, ids)).collect();
+    let mut lines: Vec<String> = groups.iter().map(|(first, ids)| line(first, ids, participle)).collect();
     lines.extend(report.notes.iter().map(|note| format!("note: {}", tame(note))));
     lines
 }
@@ -26,9 +41,17 @@ fn is_same_outcome(a: &InstanceOutcome, b: &InstanceOutcome) -> bool {
     (&a.name, a.status, a.killed) == (&b.name, b.status, b.killed)
 }
 
-fn line(outcome: &InstanceOutcome, ids: &[u32]) -> String {
+fn line(outcome: &InstanceOutcome, ids: &[u32], participle: &str) -> String {
     let ids = format_ids(ids);
     let status = outcome.status.map_or("deleted", |status| status.as_str());
+    // An app that is only added is not started.
+    let is_only_added = participle == "started"
+        && matches!(outcome.status, None | Some(DisplayStatus::Stopped | DisplayStatus::Scheduled));
+    let status = match participle {
+        "" => status.to_owned(),
+        _ if participle == status || is_only_added => status.to_owned(),
+        _ => format!("{participle}, {status}"),
+    };
     let killed = if outcome.killed { " (killed after the grace period)" } else { "" };
     format!("{} ({ids}): {status}{killed}", tame(&outcome.name))
 }
@@ -81,20 +104,36 @@ mod tests {
             killed,
             failed,
         ];
-        let report = ActionReport { instances, notes: vec!["the port is free again".into()] };
+        let report = ActionReport {
+            instances,
+            notes: vec!["the port is free again".into()],
+            ..ActionReport::default()
+        };
         let want = [
             "api (0, 1): online",
             "old (2): deleted",
             "slow (3): stopped (killed after the grace period)",
             "note: the port is free again",
         ];
-        assert_eq!(outcomes(&report), want);
+        assert_eq!(outcomes(&report, ""), want);
+        assert_eq!(
+            outcomes(&report, "stopped")[..3],
+            [
+                "api (0, 1): stopped, online",
+                "old (2): stopped, deleted",
+                "slow (3): stopped (killed after the grace period)",
+            ]
+        );
+        assert_eq!(outcomes(&report, "started")[..2], ["api (0, 1): started, online", "old (2): deleted"]);
     }
 
     #[test]
     fn many_instances_are_counted() {
         let instances = (0..500).map(|id| outcome(id, "api", Some(DisplayStatus::Online))).collect();
-        assert_eq!(outcomes(&ActionReport { instances, notes: vec![] }), ["api (500 instances): online"]);
+        assert_eq!(
+            outcomes(&ActionReport { instances, ..ActionReport::default() }, ""),
+            ["api (500 instances): online"]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::diagnostics::{Diagnostics, Located};
 use crate::config::keys::{AppSettings, value_of};
 use crate::config::resolve::search_path::absolute;
-use crate::config::values::LogTarget;
+use crate::config::values::{LogRules, LogTarget};
 use crate::spec::{AppSpec, LogPath, LogSpec, Rotation};
 
 /// The format of `time = true`.
@@ -28,8 +28,10 @@ pub(super) fn resolve_logs(
         merge: value_of(&settings.merge_logs).copied().unwrap_or(app.instances == 1),
         date_format: time_format.or_else(|| value_of(&settings.log_date_format).cloned()),
         format: value_of(&settings.log_type).map(|format| format.0).unwrap_or_default(),
+        mirror: None,
     };
-    if value_of(&settings.disable_logs) == Some(&true) {
+    let is_off = value_of(&settings.logs).is_some_and(LogRules::is_off);
+    if is_off || value_of(&settings.disable_logs) == Some(&true) {
         (logs.out, logs.err, logs.combined) = (LogPath::Discard, LogPath::Discard, None);
     }
     logs
@@ -46,7 +48,7 @@ fn rotation(settings: &AppSettings) -> Rotation {
 fn log_path(target: Option<&Located<LogTarget>>, cwd: &Path, diagnostics: &mut Diagnostics<'_>) -> LogPath {
     let Some(target) = target else { return LogPath::Default };
     match &target.value {
-        LogTarget::Default => LogPath::Default,
+        LogTarget::Default | LogTarget::Standard => LogPath::Default,
         LogTarget::Off | LogTarget::Discard => LogPath::Discard,
         LogTarget::Path(path) => {
             let path = absolute(path, cwd);
@@ -70,7 +72,7 @@ fn combined_path(
     diagnostics: &mut Diagnostics<'_>,
 ) -> Option<LogPath> {
     match &target?.value {
-        LogTarget::Off | LogTarget::Discard => None,
+        LogTarget::Off | LogTarget::Discard | LogTarget::Standard => None,
         LogTarget::Default | LogTarget::Path(_) => Some(log_path(target, cwd, diagnostics)),
     }
 }

@@ -13,7 +13,10 @@ use crate::spec::{Rotation, WhenFull};
 
 /// The keys that were given, in their order, and their values; a key that was not given changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LogRules(Vec<(String, Value)>);
+pub(crate) struct LogRules {
+    rules: Vec<(String, Value)>,
+    is_off: bool,
+}
 
 const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     /// Maximum size of a log file before rotation, such as `10M`, or `none`.
@@ -40,6 +43,8 @@ const LOG_KEYS: &[SubKey<Rotation>] = sub_keys! {
     notifempty []: { "type": "boolean" } => |to, value| set(&mut to.rotate_empty, not(value));
     /// Date format in the names of rotated files.
     date_format []: { "type": "string" } => |to, value| set(&mut to.date_format, String::from_value(value));
+    /// Mode of new log files, such as `0644`; by default 0640 reduced by the umask.
+    mode []: { "type": "string", "pattern": "^0?[0-7]{3}$" } => |to, value| set(&mut to.mode, mode(value));
     /// While a log file cannot be written: block the app, or drop lines and record how many.
     when_full []: { "enum": ["block", "drop"] } => |to, value| set(&mut to.when_full, when_full(value));
 };
@@ -52,6 +57,8 @@ const LOGROTATE_KEYS: &[SubKey<Rotation>] = sub_keys! {
     nodelaycompress []: {} => |to, value| set(&mut to.delay_compress, not(value));
     /// Opposite of `notifempty`.
     ifempty []: {} => |to, value| set(&mut to.rotate_empty, bool::from_value(value));
+    /// `mode`, with an owner and a group that are ignored: those of the previous file are kept.
+    create []: {} => |to, value| create(to, value);
     /// `max_age` in days.
     maxage []: {} => |to, value| set(&mut to.max_age, optional(value, days));
     /// `interval`.
@@ -76,12 +83,11 @@ const INTERVAL_CRON: [(&str, &str); 5] = [
 ];
 
 /// Directives of logrotate and pm2-logrotate for what rsm does in any case, or does not need.
-const IGNORED: [&str; 14] = [
+const IGNORED: [&str; 13] = [
     "missingok",
     "nomissingok",
     "copytruncate",
     "nocopytruncate",
-    "create",
     "nocreate",
     "dateext",
     "sharedscripts",
@@ -96,7 +102,7 @@ const IGNORED: [&str; 14] = [
 impl LogRules {
     /// Changes a rotation by the rules.
     pub(crate) fn apply(&self, to: &mut Rotation) {
-        for (key, value) in &self.0 {
+        for (key, value) in &self.rules {
             // The values were checked when they were read.
             let _ = apply_rule(key, value, to);
         }
@@ -104,28 +110,43 @@ impl LogRules {
 
     /// These rules, and over them others.
     pub(crate) fn merge_under(mut self, over: Option<Self>) -> Self {
-        self.0.extend(over.into_iter().flat_map(|over| over.0));
+        if let Some(over) = over {
+            self.rules.extend(over.rules);
+            self.is_off = over.is_off;
+        }
         self
+    }
+
+    /// Whether no log files are written: `false` or `"none"`.
+    pub(crate) fn is_off(&self) -> bool {
+        self.is_off
     }
 }
 
 impl FromValue for LogRules {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
+        let is_off = value == &Value::Bool(false) || value.as_str() == Some("none");
         let rules: Vec<(String, Value)> = match value {
+            Value::Bool(_) => Vec::new(),
+            _ if is_off => Vec::new(),
             Value::Object(table) => table.clone().into_iter().collect(),
             Value::String(text) => {
                 let directives = text.split([',', '\n', ';']).map(str::trim);
                 directives.filter(|directive| !directive.is_empty()).map(parse_directive).collect()
             }
-            _ => return expected("a table, or logrotate directives such as \"daily, rotate 7, compress\""),
+            _ => {
+                return expected(
+                    "a table, logrotate directives such as \"daily, rotate 7, compress\", or false for no log files",
+                );
+            }
         };
         let mut checked = Rotation::default();
         rules.iter().try_for_each(|(key, value)| apply_rule(key, value, &mut checked))?;
-        Ok(Self(rules))
+        Ok(Self { rules, is_off })
     }
 }
 
-schema!(LogRules, json!({ "type": ["object", "string"], "properties": properties(LOG_KEYS) }));
+schema!(LogRules, json!({ "type": ["object", "string", "boolean"], "properties": properties(LOG_KEYS) }));
 
 /// `rotate 7`.
 fn parse_directive(directive: &str) -> (String, Value) {
@@ -155,6 +176,22 @@ fn set<T>(to: &mut T, value: Result<T, ValueError>) -> Result<(), ValueError> {
 
 fn not(value: &Value) -> Result<bool, ValueError> {
     bool::from_value(value).map(|flag| !flag)
+}
+
+/// An octal mode that lets the owner read and write: rsm writes and reads the files.
+fn mode(value: &Value) -> Result<Option<u32>, ValueError> {
+    let mode = value.as_str().and_then(|text| u32::from_str_radix(text, 8).ok());
+    match mode.filter(|mode| *mode <= 0o777 && mode & 0o600 == 0o600) {
+        Some(mode) => Ok(Some(mode)),
+        None => expected("a mode as text that includes read and write of the owner, such as \"0644\""),
+    }
+}
+
+fn create(to: &mut Rotation, value: &Value) -> Result<(), ValueError> {
+    if let Some(first) = value.as_str().and_then(|text| text.split_whitespace().next()) {
+        to.mode = mode(&first.into())?;
+    }
+    Ok(())
 }
 
 fn every(to: &mut Rotation, interval: &str, value: &Value) -> Result<(), ValueError> {
@@ -261,6 +298,26 @@ mod tests {
         let read = rotation(keys).unwrap();
         assert_eq!((read.max_size, read.schedule, read.max_total), (None, None, Some(1 << 30)));
         assert_eq!((read.max_age, read.when_full), (Some(30 * 86_400_000), WhenFull::Drop));
+    }
+
+    #[test]
+    fn modes_are_octal_text() {
+        assert_eq!(rotation(json!({ "mode": "0644" })).unwrap().mode, Some(0o644));
+        assert_eq!(rotation(json!("daily, create 0600 root adm")).unwrap().mode, Some(0o600));
+        assert_eq!(rotation(json!("create")).unwrap().mode, None);
+        for wrong in [json!({ "mode": 420 }), json!({ "mode": "0444" }), json!({ "mode": "rw" })] {
+            assert!(rotation(wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn false_and_none_switch_log_files_off() {
+        let is_off = |value: Value| LogRules::from_value(&value).unwrap().is_off();
+        assert!(is_off(json!(false)) && is_off(json!("none")));
+        assert!(!is_off(json!(true)) && !is_off(json!({})));
+        let file = || LogRules::from_value(&json!(false)).unwrap();
+        assert!(file().merge_under(None).is_off());
+        assert!(!file().merge_under(Some(LogRules::from_value(&json!(true)).unwrap())).is_off());
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub(crate) enum LogTarget {
     Default,
     /// Not written to a file; can be followed.
     Discard,
+    /// Standard output or standard error of rsm: in the foreground all output goes there anyway, and in the
+    /// background it is the log of the daemon.
+    Standard,
     /// This path, not yet resolved.
     Path(String),
 }
@@ -34,11 +37,19 @@ impl FromValue for LogTarget {
             Value::Bool(true) => Ok(Self::Default),
             Value::Bool(false) => Ok(Self::Off),
             Value::String(text) if text == "/dev/null" || text == "NULL" => Ok(Self::Discard),
+            Value::String(text) if is_standard_stream(text) => Ok(Self::Standard),
             Value::String(text) if text.ends_with('/') => expected("a file path"),
             Value::String(_) => String::from_value(value).map(Self::Path).or_else(|_| expected("a path")),
             _ => expected("a path"),
         }
     }
+}
+
+fn is_standard_stream(path: &str) -> bool {
+    const DIRECTORIES: [&str; 3] = ["/dev/fd/", "/proc/self/fd/", "/proc/thread-self/fd/"];
+    path == "-"
+        || ["/dev/stdout", "/dev/stderr"].contains(&path)
+        || DIRECTORIES.iter().any(|directory| path.starts_with(directory))
 }
 
 impl FromValue for WatchValue {
@@ -68,6 +79,9 @@ mod tests {
     fn log_target_is_file_or_discarded() {
         assert_eq!(LogTarget::from_value(&json!("NULL")), Ok(LogTarget::Discard));
         assert_eq!(LogTarget::from_value(&json!("/dev/null")), Ok(LogTarget::Discard));
+        for stream in ["/dev/stdout", "/dev/stderr", "/dev/fd/1", "/proc/self/fd/2"] {
+            assert_eq!(LogTarget::from_value(&json!(stream)), Ok(LogTarget::Standard));
+        }
         assert_eq!(LogTarget::from_value(&json!("./a.log")), Ok(LogTarget::Path("./a.log".into())));
         assert!(
             LogTarget::from_value(&json!("logs/")).is_err() && LogTarget::from_value(&json!("")).is_err()

@@ -1,6 +1,7 @@
 //! Queries about instances and about rsm itself. They change nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use crate::daemon::api::encode::json_response;
 use crate::daemon::api::jlist::jlist;
@@ -10,17 +11,16 @@ use crate::daemon::supervisor::handle::SupervisorHandle;
 use crate::daemon::supervisor::views;
 use crate::daemon::world::limits::ResourceLimiter;
 use crate::daemon::world::node_channel::NodeChannels;
+use crate::daemon::world::pid_file::pid_file;
 use crate::daemon::world::port_registry::PortRegistry;
-use crate::daemon::world::state_writer::pid_file;
 use crate::instance::Instance;
 use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::ipc::message::{
-    ApiError, DaemonInfo, DescribeQuery, ErrorCode, InstanceDetail, InstanceView, Selectors,
-    StalledOperation,
+    ApiError, DaemonInfo, DescribeQuery, ErrorCode, InstanceDetail, InstanceView, Selectors, StalledOperation,
 };
 use crate::ipc::server::HandlerResponse;
-use crate::logs::log_files;
+use crate::logs::{LogHandle, log_files};
 use crate::metrics::{self, Usage};
 use crate::paths::Home;
 use crate::process::detached;
@@ -37,6 +37,7 @@ pub struct InstanceQueries {
     node_channels: NodeChannels,
     port_registry: PortRegistry,
     limiter: ResourceLimiter,
+    logs: LogHandle,
     /// The name of the daemon's user, who is that of apps without `user`.
     user: String,
     known_dump: DumpFingerprint,
@@ -49,9 +50,10 @@ impl InstanceQueries {
         node_channels: NodeChannels,
         port_registry: PortRegistry,
         limiter: ResourceLimiter,
+        logs: LogHandle,
     ) -> Self {
         let known_dump = DumpFingerprint::default();
-        Self { home, handle, node_channels, port_registry, limiter, user: user_name(), known_dump }
+        Self { home, handle, node_channels, port_registry, limiter, logs, user: user_name(), known_dump }
     }
 
     pub async fn list(&self) -> Result<Vec<InstanceView>, ApiError> {
@@ -121,7 +123,12 @@ impl InstanceQueries {
 
     fn detail(&self, instance: Instance, usage: Usage, drift: &Drift, with_env: bool) -> InstanceDetail {
         let view = self.view(&instance, &usage, drift);
-        let files = log_files(instance.spec(), instance.id(), &self.home);
+        let files = log_files(instance.spec(), instance.id(), &instance.file_name(), &self.home);
+        let note = |path: &Path| {
+            let diversion = self.logs.diversion(path)?;
+            Some(format!("{}, so the lines go to {}", diversion.reason, diversion.used.display()))
+        };
+        let log_notes = files.distinct().into_iter().filter_map(note).collect();
         let mut spec = AppSpec::clone(instance.spec());
         if !with_env {
             spec.env.values_mut().for_each(String::clear); // values may be secrets, names are not
@@ -135,6 +142,7 @@ impl InstanceQueries {
             out_file: files.out,
             error_file: files.err,
             log_file: files.combined,
+            log_notes,
             pid_file: pid_file(&instance, &self.home),
             created_at: instance.status().created.wall,
             exits: instance.status().history.iter().map(views::exit_view).collect(),

@@ -11,7 +11,7 @@ use serde::ser::{SerializeMap, Serializer};
 use crate::config::{KEYS, Pm2Value};
 use crate::daemon::supervisor::views;
 use crate::daemon::world::node_channel::{AppActions, NodeChannels};
-use crate::daemon::world::state_writer::pid_file;
+use crate::daemon::world::pid_file::pid_file;
 use crate::exit::Exit;
 use crate::instance::Instance;
 use crate::instance::status::RunId;
@@ -143,7 +143,7 @@ fn last_code(instance: &Instance) -> Option<i32> {
 }
 
 fn write_files<M: SerializeMap>(instance: &Instance, home: &Home, map: &mut M) -> Result<(), M::Error> {
-    let files = logs::log_files(instance.spec(), instance.id(), home);
+    let files = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
     let or_null = |path: Option<PathBuf>| path.unwrap_or_else(|| "/dev/null".into());
     map.serialize_entry("pm_pid_path", &pid_file(instance, home))?;
     map.serialize_entry("pm_out_log_path", &or_null(files.out))?;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +17,11 @@ use crate::instance::Instance;
 use crate::ipc::message::{ApiError, ErrorCode, LogItem, LogQuery, OutputStream, Selectors};
 use crate::ipc::server::HandlerResponse;
 use crate::logs::{
-    self, FileErrors, FollowFilter, FollowTarget, Follower, LogHandle, LogReader, ReadQuery, ReadTarget,
+    self, FileErrors, FollowFilter, FollowTarget, Follower, LogAccess, LogHandle, LogReader, ReadQuery,
+    ReadTarget,
 };
 use crate::paths::Home;
+use crate::secure_fs::FileUser;
 use crate::settings::RsmSettings;
 
 /// How many blocks wait for a slow client: one, while the next is read.
@@ -51,7 +54,7 @@ pub async fn open_log_stream(
     let instances = select_instances(handle, &query).await?;
     let follower = query.follow.then(|| logs.follow(follow_filter(&instances, &query)));
     let attach_count = logs.notify_handle().attach_count();
-    let reader = LogReader::new(logs.indexes(), read_query);
+    let reader = LogReader::new(read_query);
     let request =
         LogRequest { handle: handle.clone(), logs: logs.clone(), home: home.clone(), query, attach_count };
     let (sender, lines) = mpsc::channel(CHANNEL_CAPACITY);
@@ -111,23 +114,30 @@ fn follow_filter(instances: &[Instance], query: &LogQuery) -> FollowFilter {
 }
 
 /// The files to read, each once even if instances and streams share it.
-fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home) -> Vec<ReadTarget> {
-    let mut owners: BTreeMap<PathBuf, Vec<(u32, OutputStream)>> = BTreeMap::new();
+fn read_targets(instances: &[Instance], query: &LogQuery, home: &Home, logs: &LogHandle) -> Vec<ReadTarget> {
+    let mut targets: BTreeMap<PathBuf, ReadTarget> = BTreeMap::new();
     for instance in instances {
-        let files = logs::log_files(instance.spec(), instance.id(), home);
+        let (spec, id) = (instance.spec(), instance.id());
+        let user = FileUser::of(spec.account.as_ref());
+        let access = LogAccess::new(logs.home(), user, Arc::new(spec.logs.rotation.clone()));
         let mut add = |path: Option<PathBuf>, stream| {
-            if let Some(path) = path {
-                owners.entry(path).or_default().push((instance.id(), stream));
-            }
+            let Some(path) = path else { return };
+            let path = logs.diversion(&path).map_or(path, |diversion| diversion.used);
+            let target = targets.entry(path.clone()).or_insert_with(|| ReadTarget {
+                path,
+                access: access.clone(),
+                id,
+                stream,
+                shared: Some(Vec::new()),
+            });
+            target.access.add(&access);
+            target.shared.get_or_insert_default().push((id, stream));
         };
+        let files = logs::log_files(spec, id, &instance.file_name(), home);
         add(files.out.filter(|_| query.out), OutputStream::Out);
         add(files.err.filter(|_| query.err), OutputStream::Err);
     }
-    let target = |(path, owners): (PathBuf, Vec<(u32, OutputStream)>)| {
-        let (id, stream) = owners.first().copied().unwrap_or((0, OutputStream::Out));
-        ReadTarget { path, id, stream, shared: Some(owners) }
-    };
-    owners.into_iter().map(target).collect()
+    targets.into_values().collect()
 }
 
 fn instance_names(instances: &[Instance]) -> HashMap<u32, String> {
@@ -150,7 +160,7 @@ async fn stream_logs(
     mut follower: Option<Follower>,
     sender: mpsc::Sender<Bytes>,
 ) -> io::Result<()> {
-    let targets = read_targets(&instances, &request.query, &request.home);
+    let targets = read_targets(&instances, &request.query, &request.home, &request.logs);
     let names = instance_names(&instances);
     reader = run_blocking(reader, move |reader| {
         reader.add(targets, names, false);
@@ -197,7 +207,7 @@ async fn stream_logs(
 /// Adds the files of new instances. Files of deleted instances stay.
 async fn add_new_files(request: &LogRequest, reader: LogReader) -> io::Result<LogReader> {
     let instances = select_instances(&request.handle, &request.query).await.unwrap_or_default();
-    let targets = read_targets(&instances, &request.query, &request.home);
+    let targets = read_targets(&instances, &request.query, &request.home, &request.logs);
     let names = instance_names(&instances);
     Ok(run_blocking(reader, move |reader| reader.add(targets, names, true)).await?.0)
 }
@@ -252,15 +262,17 @@ pub async fn truncate_files(
     select: Selectors,
 ) -> Result<Vec<PathBuf>, ApiError> {
     let selected = handle.get((!select.is_empty()).then_some(select)).await?;
-    let mut paths = Vec::new();
+    let mut files: BTreeMap<PathBuf, FileUser> = BTreeMap::new();
     for (instance, _) in &selected {
-        let files = logs::log_files(instance.spec(), instance.id(), home);
-        paths.extend([files.out, files.err, files.combined].into_iter().flatten());
+        let user = FileUser::of(instance.spec().account.as_ref());
+        let paths = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
+        for path in [paths.out, paths.err, paths.combined].into_iter().flatten() {
+            let path = logs.diversion(&path).map_or(path, |diversion| diversion.used);
+            files.insert(path, user);
+        }
     }
-    paths.sort();
-    paths.dedup();
-    check_file_errors(logs.flush(paths.clone()).await, "truncate")?;
-    Ok(paths)
+    check_file_errors(logs.flush(files.clone().into_iter().collect()).await, "truncate")?;
+    Ok(files.into_keys().collect())
 }
 
 /// Reopens all log files, and applies the log budget of the settings.

@@ -73,7 +73,7 @@ pub async fn write_stdin(
         };
         instances.push(outcome(&instance, problem));
     }
-    Ok(ActionReport { instances, notes: Vec::new() })
+    Ok(ActionReport { instances, ..ActionReport::default() })
 }
 
 /// Sends a message through the Node channel to the selected instances.
@@ -91,7 +91,7 @@ pub async fn send_message(
         let problem = channels.send(run_id(&instance, process), message).err();
         outcome(&instance, problem.map(|problem| problem.to_string()))
     });
-    Ok(ActionReport { instances: instances.collect(), notes: Vec::new() })
+    Ok(ActionReport { instances: instances.collect(), ..ActionReport::default() })
 }
 
 /// Runs an app action in the selected instances, in parallel, with one timeout of [`ACTION_TIMEOUT`] for all.

@@ -140,8 +140,9 @@ impl PendingReply {
             early_exit_note(instance, *goal, self.last_ended(*id))
                 .or_else(|| not_listening_note(instance, *goal))
         });
-        let notes = self.notes.iter().cloned().chain(self.port_notes(ports)).chain(instance_notes).collect();
-        ActionReport { instances: self.goals.iter().map(outcome).collect(), notes }
+        let notes = self.notes.iter().cloned().chain(instance_notes).collect();
+        let warnings = self.port_warnings(ports).into_iter().collect();
+        ActionReport { instances: self.goals.iter().map(outcome).collect(), notes, warnings }
     }
 
     fn last_ended(&self, id: u32) -> u32 {
@@ -149,7 +150,7 @@ impl PendingReply {
     }
 
     /// Warnings about ports of started processes, each once for all instances of an app.
-    fn port_notes(&self, ports: &impl PortControl) -> BTreeSet<String> {
+    fn port_warnings(&self, ports: &impl PortControl) -> BTreeSet<String> {
         let started = self.goals.iter().filter(|(_, (_, goal))| {
             !matches!(goal, Goal::Stopped | Goal::Deleted | Goal::Any | Goal::Completed)
         });

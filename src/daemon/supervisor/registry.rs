@@ -130,7 +130,9 @@ impl Registry {
         Instance::new(self.next_id, number, app.clone(), inherited.clone(), self.last_run, now)
     }
 
-    pub(super) fn insert(&mut self, instance: Instance) {
+    /// Adds an instance. If its app would have the log files of another app, it gets files of its own.
+    pub(super) fn insert(&mut self, mut instance: Instance) {
+        instance.choose_file_name(self.instances.values());
         self.next_id = self.next_id.max(instance.id() + 1);
         self.instances.insert(instance.id(), instance);
     }

@@ -11,6 +11,7 @@ mod keeper_mirror;
 pub(super) mod limits;
 pub(super) mod node_channel;
 mod notify_socket;
+pub(super) mod pid_file;
 pub(super) mod port_registry;
 pub(super) mod ports;
 mod probes;
@@ -34,10 +35,11 @@ use crate::daemon::world::cleanup::TreeCleanup;
 use crate::daemon::world::keeper_link::{AttachedRun, KeeperLink, STATE_FD_NAME};
 use crate::daemon::world::limits::ResourceLimiter;
 use crate::daemon::world::node_channel::NodeChannels;
+use crate::daemon::world::pid_file::pid_file;
 use crate::daemon::world::ports::PortSharing;
 use crate::daemon::world::probes::Probes;
 use crate::daemon::world::starter::RunStarter;
-use crate::daemon::world::state_writer::{StateWriter, pid_file};
+use crate::daemon::world::state_writer::StateWriter;
 use crate::daemon::world::stop_signals::StopSignals;
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
@@ -50,6 +52,7 @@ use crate::logs::LogHandle;
 use crate::paths::Home;
 use crate::process::memfd;
 use crate::process::tree::OrphanScope;
+use crate::secure_fs::FileUser;
 use crate::spec::StopPolicy;
 use crate::time::{self, Moment};
 
@@ -325,7 +328,8 @@ impl Persistence for SystemWorld {
     }
 
     fn write_pid_file(&mut self, instance: &Instance, pid: Option<i32>) {
-        self.state_writer.write_pid_file(pid_file(instance, &self.home), pid);
+        let user = FileUser::of(instance.spec().account.as_ref());
+        self.state_writer.write_pid_file(pid_file(instance, &self.home), pid, user);
     }
 }
 

@@ -103,8 +103,7 @@ impl PortSharing {
         spec: &AppSpec,
         privilege_source: Option<&'static str>,
     ) -> Result<Mechanism, StartFailure> {
-        let (mechanism, reason) =
-            self.supported_mechanism(spec, privilege_source).map_err(start_failure)?;
+        let (mechanism, reason) = self.supported_mechanism(spec, privilege_source).map_err(start_failure)?;
         self.mechanisms.insert(run, (mechanism, reason));
         Ok(mechanism)
     }

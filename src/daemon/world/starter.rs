@@ -28,8 +28,9 @@ use crate::keeper::protocol::{FdRole, KeeperRequest, RoleFd};
 use crate::logs::{self, LogHandle, RunOutput};
 use crate::paths::Home;
 use crate::process::process_ref::ProcessRef;
-use crate::process::{detached, memfd};
 use crate::process::spawn::{LaunchSpec, stdio};
+use crate::process::{detached, memfd};
+use crate::secure_fs::FileUser;
 
 /// How long to wait between attempts to reopen the pipes of an app that blocks this.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
@@ -64,7 +65,9 @@ impl RunStarter {
             run: run.to_u64(),
             out: Arc::new(out),
             err: Arc::new(err),
-            files: logs::log_files(spec, instance.id(), &self.home),
+            files: logs::log_files(spec, instance.id(), &instance.file_name(), &self.home),
+            fallback: logs::default_log_files(spec, instance.id(), &instance.file_name(), &self.home),
+            user: FileUser::of(spec.account.as_ref()),
             format: spec.logs.format,
             date_format: spec.logs.date_format.clone(),
             rotation: Arc::new(spec.logs.rotation.clone()),
@@ -74,7 +77,8 @@ impl RunStarter {
     /// Reopens the output pipes of a running process as soon as it does not block that any more.
     pub fn attach_logs_later(&self, instance: &Instance, run: RunId, process: ProcessRef) {
         let (starter, instance) = (self.clone(), instance.clone());
-        let subject = format!("reopening the output pipes of app {} (pid {})", instance.spec().name, process.pid);
+        let subject =
+            format!("reopening the output pipes of app {} (pid {})", instance.spec().name, process.pid);
         tokio::task::spawn_local(async move {
             while process.is_running() {
                 let reopen = move || stdio::reopen_output_pipes(process);

@@ -10,19 +10,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::atomic_file::{self, Durability, previous, with_suffix};
-use crate::instance::Instance;
+use crate::daemon::world::pid_file::{remove_pid_file, write_pid_file};
 use crate::instance::snapshot;
-use crate::paths::{self, Home};
+use crate::secure_fs::{FileUser, Location};
 
 /// Minimum time between two writes of a state that nothing waits for.
 const STATE_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The file for the pid of an instance.
-pub fn pid_file(instance: &Instance, home: &Home) -> PathBuf {
-    let default = || home.pids().join(format!("{}.pid", paths::sanitize_file_name(&instance.spec().name)));
-    let base = instance.spec().pid_file.clone().unwrap_or_else(default);
-    paths::with_instance_id(&base, instance.id())
-}
 
 /// The client of the thread. The thread ends with the last clone.
 #[derive(Clone, Debug)]
@@ -31,7 +24,7 @@ pub struct StateWriter(mpsc::Sender<WriteJob>);
 enum WriteJob {
     State(PathBuf, Vec<u8>),
     /// A pid file to write, or to remove.
-    Pid(PathBuf, Option<i32>),
+    Pid(PathBuf, Option<i32>, FileUser),
     Dump(PathBuf, Vec<u8>, oneshot::Sender<io::Result<()>>),
     /// Replies after all earlier jobs, with the error of the last state.
     Flush(oneshot::Sender<Option<String>>),
@@ -55,9 +48,9 @@ impl StateWriter {
         let _ = self.0.send(WriteJob::State(path, bytes));
     }
 
-    /// Writes a pid file, or removes it.
-    pub fn write_pid_file(&self, path: PathBuf, pid: Option<i32>) {
-        let _ = self.0.send(WriteJob::Pid(path, pid));
+    /// Writes a pid file of an app that runs as `user`, or removes it.
+    pub fn write_pid_file(&self, path: PathBuf, pid: Option<i32>, user: FileUser) {
+        let _ = self.0.send(WriteJob::Pid(path, pid, user));
     }
 
     /// Writes a dump; it is synced to disk when this returns.
@@ -118,7 +111,7 @@ impl WriterThread {
     fn execute(&mut self, job: WriteJob) {
         match job {
             WriteJob::State(path, bytes) => self.state = Some((path, bytes)).filter(|_| !self.state_removed),
-            WriteJob::Pid(path, pid) => write_pid_file(&path, pid),
+            WriteJob::Pid(path, pid, user) => update_pid_file(&path, pid, user),
             WriteJob::Dump(path, bytes, reply) => drop(reply.send(write_dump(&path, &bytes))),
             WriteJob::Flush(reply) => {
                 self.write_state();
@@ -144,16 +137,10 @@ impl WriterThread {
     }
 }
 
-fn write_pid_file(path: &Path, pid: Option<i32>) {
+fn update_pid_file(path: &Path, pid: Option<i32>, user: FileUser) {
     let result = match pid {
-        Some(pid) => path
-            .parent()
-            .map_or(Ok(()), std::fs::create_dir_all)
-            .and_then(|()| std::fs::write(path, pid.to_string())),
-        None => match std::fs::remove_file(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        },
+        Some(pid) => write_pid_file(path, pid, user),
+        None => remove_pid_file(path, user),
     };
     if let Err(error) = result {
         tracing::warn!("cannot write pid file {}: {error}", path.display());
@@ -161,6 +148,7 @@ fn write_pid_file(path: &Path, pid: Option<i32>) {
 }
 
 fn write_dump(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    Location::find(path)?.check_private()?;
     match std::fs::read(path) {
         Ok(old) if snapshot::decode(&old).is_ok() => keep_previous(path)?,
         // It must not replace a usable previous dump.

@@ -12,7 +12,7 @@ use tokio::task::AbortHandle;
 
 use crate::daemon::supervisor::Input;
 use crate::daemon::world::cron;
-use crate::daemon::world::state_writer::pid_file;
+use crate::daemon::world::pid_file::pid_file;
 use crate::daemon::world::watch::Watcher;
 use crate::daemon::world::watch::own_files::{OwnFileList, OwnFiles};
 use crate::instance::Instance;
@@ -127,7 +127,7 @@ impl Triggers {
 /// The files that rsm writes for these instances, or below its home directory.
 fn own_files(instances: &BTreeMap<u32, Instance>, home: &Home) -> OwnFileList {
     let of_instance = |instance: &Instance| {
-        let logs = logs::log_files(instance.spec(), instance.id(), home);
+        let logs = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
         let pid_file = pid_file(instance, home);
         [logs.out, logs.err, logs.combined].into_iter().flatten().chain([pid_file])
     };

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::logs::capture::peek::{Peeked, enlarge_pipe};
 use crate::logs::files::index::{FileId, file_id};
 use crate::logs::files::log_file::PendingWrite;
 use crate::process::memfd;
+use crate::secure_fs::{Access, Location};
 
 /// Bytes of the header of a record: sequence number and length.
 const HEADER_SIZE: usize = 16;
@@ -228,7 +229,13 @@ fn parse_record(text: &[u8]) -> Option<Vec<PendingRecord>> {
 
 /// Truncates the file at `path` if it is still the same and longer than `size`.
 fn truncate_to(path: &Path, id: FileId, size: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    // The file is the one that was written if its identity is the same, whoever owns it.
+    let access = Access { users: &[], is_known: &|_| true };
+    let location = Location::find(path)?;
+    if location.id()? != id {
+        return Ok(());
+    }
+    let file = location.open(OFlag::O_WRONLY, access)?;
     let meta = file.metadata()?;
     if file_id(&meta) == id && meta.len() > size { file.set_len(size) } else { Ok(()) }
 }

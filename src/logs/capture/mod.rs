@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::logs::files::paths::LogFiles;
+use crate::secure_fs::FileUser;
 use crate::spec::{LogFormat, Rotation};
 
 pub(super) mod assign;
@@ -44,6 +45,10 @@ pub struct RunOutput {
     pub err: Arc<OwnedFd>,
     /// Files to write to.
     pub files: LogFiles,
+    /// Files to write to instead of those that another user could have prepared.
+    pub fallback: LogFiles,
+    /// User the app runs as.
+    pub user: FileUser,
     /// Format of a line.
     pub format: LogFormat,
     /// Format of timestamps, in the tokens of PM2.
@@ -65,7 +70,7 @@ pub(super) enum WorkerCommand {
     Attach(Arc<RunOutput>, Option<oneshot::Sender<Result<(), FileError>>>),
     /// Reopens all files.
     Reopen(oneshot::Sender<FileErrors>),
-    Truncate(Vec<PathBuf>, oneshot::Sender<FileErrors>),
+    Truncate(Vec<(PathBuf, FileUser)>, oneshot::Sender<FileErrors>),
     /// Replies when all output of the run is in its files.
     WaitClosed(u64, oneshot::Sender<()>),
     /// Writes what the pipes contain, and ends the thread.

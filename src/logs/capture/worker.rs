@@ -5,7 +5,6 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,10 +23,9 @@ use crate::logs::capture::{FileError, FileErrors, RunOutput, WorkerCommand};
 use crate::logs::files::context::FileContext;
 use crate::logs::files::log_file::LogFile;
 use crate::logs::files::open_files::OpenFiles;
-use crate::logs::files::paths::LogFiles;
 use crate::logs::item::OutputStream;
 use crate::logs::subscribe::{LogNotify, Subscribers};
-use crate::spec::Rotation;
+use crate::spec::WhenFull;
 
 /// One stream of one run.
 type PumpId = u64;
@@ -85,6 +83,12 @@ struct Worker {
     pump_started: Notify,
 }
 
+/// The files of a stream, and whether the first is its own, not the combined one.
+struct StreamFiles {
+    all: Vec<Rc<LogFile>>,
+    has_own: bool,
+}
+
 /// A run with open pipes.
 #[derive(Default)]
 struct RunPipes {
@@ -125,7 +129,7 @@ impl Worker {
 
     fn attach(self: &Rc<Self>, output: &RunOutput, reply: Option<oneshot::Sender<Result<(), FileError>>>) {
         // Keeps the files open until the pumps have them.
-        let files = self.open_files(&output.files, &output.rotation);
+        let files = self.open_files(output);
         if let Some(reply) = reply {
             let result = files
                 .iter()
@@ -138,12 +142,14 @@ impl Worker {
                 return;
             }
         }
-        let RunOutput { id, name, run, out, err, files, format, date_format, rotation } = output.clone();
+        let stream_files = self.stream_files(output);
+        let RunOutput { id, name, run, out, err, format, date_format, rotation, .. } = output.clone();
         let format = LineFormat::new(format, date_format.as_deref());
         let source = Rc::new(LineSource { id, name, run, format });
-        let LogFiles { out: out_file, err: err_file, combined } = files;
-        self.attach_pipe(&source, OutputStream::Out, out, [&out_file, &combined], &rotation);
-        self.attach_pipe(&source, OutputStream::Err, err, [&err_file, &combined], &rotation);
+        let [out_files, err_files] = stream_files;
+        let when_full = rotation.when_full;
+        self.attach_pipe(&source, OutputStream::Out, out, out_files, when_full);
+        self.attach_pipe(&source, OutputStream::Err, err, err_files, when_full);
         if !self.runs.borrow().contains_key(&output.run) {
             self.attached.remove(output.run); // neither pipe can be read
         }
@@ -151,9 +157,29 @@ impl Worker {
         self.shared.notify.notify_attached();
     }
 
-    fn open_files(&self, files: &LogFiles, rotation: &Arc<Rotation>) -> Vec<Rc<LogFile>> {
-        let mut open_files = self.open_files.borrow_mut();
-        files.distinct().into_iter().map(|path| open_files.open(path, rotation)).collect()
+    fn open_files(&self, output: &RunOutput) -> Vec<Rc<LogFile>> {
+        self.stream_files(output).into_iter().flat_map(|files| files.all).collect()
+    }
+
+    /// The files of standard output and of standard error.
+    fn stream_files(&self, output: &RunOutput) -> [StreamFiles; 2] {
+        let (files, fallback) = (&output.files, &output.fallback);
+        let combined = (&files.combined, &fallback.combined);
+        let mirror = files.mirror.as_ref();
+        let out = (&files.out, &fallback.out, mirror.map(|mirror| mirror.out.as_path()));
+        let err = (&files.err, &fallback.err, mirror.map(|mirror| mirror.err.as_path()));
+        [out, err].map(|(path, fallback, mirror)| {
+            let own = (path, fallback);
+            let mut paths: Vec<_> = [own, combined]
+                .into_iter()
+                .filter_map(|(path, fallback)| Some((path.as_deref()?, fallback.as_deref())))
+                .chain(mirror.map(|mirror| (mirror, None)))
+                .collect();
+            paths.dedup_by_key(|(path, _)| *path);
+            let mut open_files = self.open_files.borrow_mut();
+            let open = |(path, fallback)| open_files.open(path, fallback, output.user, &output.rotation);
+            StreamFiles { all: paths.into_iter().map(open).collect(), has_own: own.0.is_some() }
+        })
     }
 
     fn attach_pipe(
@@ -161,13 +187,10 @@ impl Worker {
         source: &Rc<LineSource>,
         stream: OutputStream,
         pipe: Arc<OwnedFd>,
-        [own, combined]: [&Option<PathBuf>; 2],
-        rotation: &Arc<Rotation>,
+        files: StreamFiles,
+        when_full: WhenFull,
     ) {
-        let mut paths: Vec<&PathBuf> = [own, combined].into_iter().flatten().collect();
-        paths.dedup();
-        let files = paths.into_iter().map(|path| self.open_files.borrow_mut().open(path, rotation)).collect();
-        let capture = StreamCapture::new(Rc::clone(source), stream, files, own.is_some(), rotation.when_full);
+        let capture = StreamCapture::new(Rc::clone(source), stream, files.all, files.has_own, when_full);
         match Pump::new(pipe, capture) {
             Ok(pump) => self.start_pump(pump, source.run),
             Err(error) => {

@@ -1,19 +1,21 @@
 //! Shared state of the log files of one worker.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::logs::files::access::LogHome;
+use crate::logs::files::diversion::Diversions;
 use crate::logs::files::index::FileId;
 use crate::logs::retention::worker::Retention;
+use crate::logs::subscribe::LogNotify;
 
 /// Shared state of the log files of one worker. A clone shares everything but the clock.
 #[derive(Clone, Debug)]
 pub(crate) struct FileContext {
-    /// Directory of the indexes.
-    pub(crate) indexes: Arc<Path>,
+    pub(crate) home: Arc<LogHome>,
     pub(crate) retention: Retention,
+    pub(crate) diversions: Diversions,
     /// Time of the last write, in microseconds. Each write gets a later one.
     last_time: Cell<u64>,
     /// File that any worker wrote last. While it stays the same, index entries can be omitted.
@@ -21,8 +23,9 @@ pub(crate) struct FileContext {
 }
 
 impl FileContext {
-    pub(crate) fn new(indexes: PathBuf, retention: Retention) -> Self {
-        Self { indexes: indexes.into(), retention, last_time: Cell::new(0), last_file: Arc::default() }
+    pub(crate) fn new(home: Arc<LogHome>, retention: Retention, notify: Arc<LogNotify>) -> Self {
+        let diversions = Diversions::new(notify);
+        Self { home, retention, diversions, last_time: Cell::new(0), last_file: Arc::default() }
     }
 
     /// A time later than all previous ones, in microseconds since the epoch.

@@ -4,20 +4,26 @@
 //! the log itself stays plain text. An index is named after the device and inode of its file, so it stays
 //! valid when the file is renamed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
 
 use crate::logs::item::OutputStream;
+use crate::secure_fs::{Location, PRIVATE_ACCESS};
 
 /// Bytes of an entry: four words.
 const ENTRY_SIZE: u64 = 32;
 /// While one stream writes alone, it gets no new entry within this time, in microseconds.
 const MIN_ENTRY_DISTANCE: u64 = 20_000;
 
-/// Device and inode.
-pub(crate) type FileId = (u64, u64);
+/// About as much as is written within that time.
+const MAX_UNINDEXED: u64 = 16 << 20;
+
+pub(crate) use crate::secure_fs::FileId;
 
 pub(crate) fn file_id(meta: &std::fs::Metadata) -> FileId {
     (meta.dev(), meta.ino())
@@ -76,6 +82,39 @@ pub(crate) fn index_path(dir: &Path, id: FileId) -> PathBuf {
     dir.join(format!("{}-{}", id.0, id.1))
 }
 
+/// Mode of the index of a file that is written.
+const ACTIVE_MODE: u32 = 0o600;
+/// Mode of the index of a rotated file, which is not written any more.
+const ROTATED_MODE: u32 = 0o400;
+
+/// Records in the index of a file that the file was rotated.
+pub(crate) fn mark_rotated(dir: &Path, id: FileId) {
+    // Without the mark, the file is recognized by the date in its name.
+    let _ = std::fs::set_permissions(index_path(dir, id), Permissions::from_mode(ROTATED_MODE));
+}
+
+/// Whether a file has an index.
+pub(crate) fn has_index(dir: &Path, id: FileId) -> bool {
+    locate(dir, id).is_ok_and(|index| index.id().is_ok())
+}
+
+/// Whether the index of a file records that it was rotated.
+pub(crate) fn is_rotated_index(dir: &Path, id: FileId) -> bool {
+    let mode = || open_index(dir, id)?.metadata().map(|meta| meta.mode() & 0o777);
+    mode().is_ok_and(|mode| mode == ROTATED_MODE)
+}
+
+/// The index of a file. The home of rsm may lie in a directory of another user, who could replace it.
+fn locate(dir: &Path, id: FileId) -> io::Result<Location> {
+    let location = Location::find(&index_path(dir, id))?;
+    location.check_private()?;
+    Ok(location)
+}
+
+fn open_index(dir: &Path, id: FileId) -> io::Result<File> {
+    locate(dir, id)?.open(OFlag::O_RDONLY, PRIVATE_ACCESS)
+}
+
 /// The index of a file that is open for appending.
 #[derive(Debug)]
 pub(crate) struct IndexWriter {
@@ -88,13 +127,22 @@ impl IndexWriter {
     /// Opens the index of a file of `size` bytes. Entries beyond that size belong to an earlier content of
     /// the file, or to an earlier file with this inode, and are removed.
     pub(crate) fn open(dir: &Path, id: FileId, size: u64) -> Self {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600);
-        let path = index_path(dir, id);
-        let file = options.open(&path).or_else(|error| {
+        let flags = OFlag::O_RDWR | OFlag::O_APPEND;
+        let open = || locate(dir, id)?.open_or_create(flags, ACTIVE_MODE, PRIVATE_ACCESS);
+        let file = open().or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
             std::fs::create_dir_all(dir)?;
-            if error.kind() == io::ErrorKind::NotFound { options.open(&path) } else { Err(error) }
+            open()
         });
+        let file = file.map(|(file, _)| file);
+        // The inode may be one of a rotated file that another program removed.
+        if let Ok(file) = &file
+            && file.metadata().is_ok_and(|meta| meta.mode() & 0o777 != ACTIVE_MODE)
+        {
+            let _ = file.set_permissions(Permissions::from_mode(ACTIVE_MODE));
+        }
         let mut index = Self { file: file.ok(), last: None };
         index.truncate(size);
         index
@@ -145,9 +193,20 @@ pub(crate) struct IndexReader<F> {
 impl IndexReader<File> {
     /// `None` if the file has no index.
     pub(crate) fn open(dir: &Path, id: FileId) -> Option<Self> {
-        let file = File::open(index_path(dir, id)).ok()?;
+        let file = open_index(dir, id).ok()?;
         let count = file.metadata().ok()?.len() / ENTRY_SIZE;
         Some(Self { file, count })
+    }
+
+    /// The file had at most about this size when it was written.
+    pub(crate) fn max_size(&self) -> u64 {
+        let last = self.count.checked_sub(1).and_then(|last| self.get(last));
+        last.map_or(0, |last| last.offset) + MAX_UNINDEXED
+    }
+
+    /// Time of the last entry.
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
+        self.file.metadata().and_then(|meta| meta.modified()).ok()
     }
 
     /// Updates the number of entries.

@@ -4,11 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use crate::logs::files::access::LogAccess;
 use crate::logs::files::context::FileContext;
+use crate::logs::files::diversion::Diversion;
 use crate::logs::files::index::{FileId, StreamId};
 use crate::logs::files::rotation::RotationPolicy;
 use crate::logs::files::segment::Segment;
+use crate::secure_fs::is_refused;
+
+/// How long the fallback of a refused file is written before the file is tried again.
+const REFUSAL_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// A file about to grow, as the journal records it.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,36 +29,105 @@ pub(crate) struct PendingWrite<'a> {
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
+    /// Written instead of a file that another user could have prepared.
+    fallback: Option<PathBuf>,
     policy: RefCell<Rc<RotationPolicy>>,
+    access: RefCell<LogAccess>,
     context: Rc<FileContext>,
     /// `None` while the file cannot be opened.
     segment: RefCell<Option<Segment>>,
     /// An error is logged once, until a write succeeds.
     failing: Cell<bool>,
+    /// When the fallback was opened, if it is in use.
+    diverted_at: Cell<Option<Instant>>,
+}
+
+impl Drop for LogFile {
+    fn drop(&mut self) {
+        self.end_diversion();
+    }
 }
 
 impl LogFile {
-    /// If the file cannot be opened now, it is opened at the first write.
-    pub(crate) fn open(path: &Path, policy: &Rc<RotationPolicy>, context: &Rc<FileContext>) -> Self {
-        Self {
+    /// If the file cannot be opened now, it is opened at the first write. `fallback` is used if the path is
+    /// refused.
+    pub(crate) fn open(
+        path: &Path,
+        fallback: Option<&Path>,
+        policy: &Rc<RotationPolicy>,
+        access: LogAccess,
+        context: &Rc<FileContext>,
+    ) -> Self {
+        let file = Self {
             path: path.to_owned(),
+            fallback: fallback.map(Path::to_owned).filter(|fallback| fallback != path),
             policy: RefCell::new(Rc::clone(policy)),
+            access: RefCell::new(access),
             context: Rc::clone(context),
-            segment: RefCell::new(Segment::open(path, policy, &context.indexes).ok()),
+            segment: RefCell::default(),
             failing: Cell::new(false),
-        }
+            diverted_at: Cell::new(None),
+        };
+        let opened = file.open_segment().ok();
+        file.segment.replace(opened);
+        file
     }
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn set_policy(&self, policy: &Rc<RotationPolicy>) {
+    /// Applies the settings of another app that writes to the file.
+    pub(crate) fn add_app(&self, policy: &Rc<RotationPolicy>, access: &LogAccess) {
         self.policy.replace(Rc::clone(policy));
+        self.access.borrow_mut().add(access);
+    }
+
+    pub(crate) fn access(&self) -> LogAccess {
+        self.access.borrow().clone()
+    }
+
+    /// The path that is written: the fallback if the path of the file is refused.
+    pub(crate) fn used_path(&self) -> &Path {
+        match (&self.fallback, self.diverted_at.get()) {
+            (Some(fallback), Some(_)) => fallback,
+            _ => &self.path,
+        }
     }
 
     fn open_segment(&self) -> io::Result<Segment> {
-        Segment::open(&self.path, &self.policy.borrow(), &self.context.indexes)
+        let (policy, access) = (self.policy.borrow(), self.access.borrow());
+        let result = Segment::open(&self.path, &policy, &access);
+        match (&result, &self.fallback) {
+            (Err(error), Some(fallback)) if is_refused(error) => {
+                let segment = Segment::open(fallback, &policy, &access)?;
+                self.divert(error, fallback);
+                Ok(segment)
+            }
+            _ => {
+                self.end_diversion();
+                result
+            }
+        }
+    }
+
+    fn divert(&self, error: &io::Error, fallback: &Path) {
+        if self.diverted_at.replace(Some(Instant::now())).is_none() {
+            let (path, used) = (self.path.display(), fallback.display());
+            tracing::warn!("log file {path} is not used: {error}; writing to {used}");
+            let diversion = Diversion { reason: error.to_string(), used: fallback.to_owned() };
+            self.context.diversions.set(&self.path, diversion);
+        }
+    }
+
+    fn end_diversion(&self) {
+        if self.diverted_at.take().is_some() {
+            self.context.diversions.clear(&self.path);
+        }
+    }
+
+    fn is_retry_due(&self) -> bool {
+        self.diverted_at.get().is_some_and(|since| since.elapsed() > REFUSAL_RETRY_DELAY)
     }
 
     /// Opens the path again. If the file ends in a partial line, it is reopened after that line.
@@ -103,7 +179,8 @@ impl LogFile {
         let mut slot = self.segment.borrow_mut();
         let policy = self.policy.borrow();
         if let Some(segment) = &mut *slot
-            && !segment.is_current(&self.path)?
+            && (!segment.is_current(self.used_path())?
+                || (segment.open_line().is_none() && self.is_retry_due()))
         {
             *slot = None;
         }
@@ -112,14 +189,14 @@ impl LogFile {
             empty => empty.insert(self.open_segment()?),
         };
         if segment.needs_rotation(line as u64, &policy) {
-            segment.rotate(&self.path, &policy, &self.context);
+            self.rotate(segment, &policy);
         }
         let retention = &self.context.retention;
         if retention.is_over_budget() && !retention.free_space() {
             // No rotated file is left to remove: rotate large files early, so that they can be removed.
             let fair_share = retention.fair_share();
             if segment.size().is_some_and(|size| size > fair_share) && segment.open_line().is_none() {
-                segment.rotate(&self.path, &policy, &self.context);
+                self.rotate(segment, &policy);
                 retention.free_space();
             }
         }
@@ -127,14 +204,18 @@ impl LogFile {
         Ok(segment.remaining(&policy))
     }
 
+    fn rotate(&self, segment: &mut Segment, policy: &RotationPolicy) {
+        segment.rotate(self.used_path(), policy, &self.access.borrow(), &self.context.retention);
+    }
+
     /// Rotates the file if its schedule requires it, without a write.
     pub(crate) fn rotate_if_due(&self) {
         let policy = Rc::clone(&self.policy.borrow());
         if let Some(segment) = &mut *self.segment.borrow_mut()
-            && segment.is_current(&self.path).unwrap_or(false)
+            && segment.is_current(self.used_path()).unwrap_or(false)
             && segment.needs_rotation(0, &policy)
         {
-            segment.rotate(&self.path, &policy, &self.context);
+            self.rotate(segment, &policy);
         }
     }
 
@@ -147,7 +228,7 @@ impl LogFile {
     /// pipe.
     pub(crate) fn pending_write(&self) -> Option<PendingWrite<'_>> {
         let (id, size_before) = self.segment.borrow().as_ref().and_then(Segment::pending_write)?;
-        Some(PendingWrite { path: &self.path, id, size_before })
+        Some(PendingWrite { path: self.used_path(), id, size_before })
     }
 
     /// Appends text of a stream.
@@ -164,7 +245,7 @@ impl LogFile {
         }
         match &result {
             Ok(()) if self.failing.replace(false) => {
-                tracing::info!("log file {} is writable again", self.path.display());
+                tracing::info!("log file {} is writable again", self.used_path().display());
             }
             Ok(()) => {}
             Err(error) => self.report_error(error),

@@ -1,16 +1,16 @@
 //! The open log files of a worker: one for each path, shared by all streams that write to it.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use crate::logs::files::access::LogAccess;
 use crate::logs::files::context::FileContext;
 use crate::logs::files::log_file::LogFile;
 use crate::logs::files::rotation::RotationPolicy;
+use crate::secure_fs::FileUser;
 use crate::spec::Rotation;
 
 #[derive(Debug)]
@@ -28,17 +28,24 @@ impl OpenFiles {
         Self { files: HashMap::new(), context: Rc::new(context), policy }
     }
 
-    /// The file at a path. If it cannot be opened now, it is opened at the first write. The settings of the
-    /// latest caller apply.
-    pub(crate) fn open(&mut self, path: &Path, rotation: &Arc<Rotation>) -> Rc<LogFile> {
+    /// The file at a path of an app that runs as `user`, or `fallback` if the path is refused. If it cannot be
+    /// opened now, it is opened at the first write. The settings of the latest caller apply.
+    pub(crate) fn open(
+        &mut self,
+        path: &Path,
+        fallback: Option<&Path>,
+        user: FileUser,
+        rotation: &Arc<Rotation>,
+    ) -> Rc<LogFile> {
         if self.policy.settings != *rotation {
             self.policy = Rc::new(RotationPolicy::new(rotation));
         }
+        let access = LogAccess::new(Arc::clone(&self.context.home), user, Arc::clone(&self.policy.settings));
         if let Some(file) = self.files.get(path).and_then(Weak::upgrade) {
-            file.set_policy(&self.policy);
+            file.add_app(&self.policy, &access);
             return file;
         }
-        let file = Rc::new(LogFile::open(path, &self.policy, &self.context));
+        let file = Rc::new(LogFile::open(path, fallback, &self.policy, access, &self.context));
         self.files.insert(path.to_owned(), Rc::downgrade(&file));
         file
     }
@@ -63,15 +70,14 @@ impl OpenFiles {
 
     /// Truncates files, open or not. Returns those that could not be truncated; a missing file counts as
     /// empty.
-    pub(crate) fn truncate(&self, paths: Vec<PathBuf>) -> Vec<(PathBuf, io::Error)> {
+    pub(crate) fn truncate(&self, paths: Vec<(PathBuf, FileUser)>) -> Vec<(PathBuf, io::Error)> {
         let mut errors = Vec::new();
-        for path in paths {
-            match truncate(&path) {
-                Ok(()) => {
-                    if let Some(file) = self.files.get(&path).and_then(Weak::upgrade) {
-                        file.on_truncated();
-                    }
-                }
+        for (path, user) in paths {
+            let open = self.files.get(&path).and_then(Weak::upgrade);
+            let mut access = LogAccess::new(Arc::clone(&self.context.home), user, Arc::default());
+            open.iter().for_each(|file| access.add(&file.access()));
+            match truncate(&path, &access) {
+                Ok(()) => open.iter().for_each(|file| file.on_truncated()),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => errors.push((path, error)),
             }
@@ -82,13 +88,15 @@ impl OpenFiles {
 
 /// Truncates a regular file; writers in append mode continue at its new end. Terminals and pipes are left
 /// alone.
-fn truncate(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+fn truncate(path: &Path, access: &LogAccess) -> io::Result<()> {
+    let file = access.open_write(path)?;
     if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::logs::files::access::LogHome;
+    use crate::logs::files::access::tests::access;
     use crate::logs::files::index::StreamId;
     use crate::logs::files::open_files::*;
     use crate::logs::files::rotation::list_rotated;
@@ -109,13 +117,15 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let (path, indexes) = (dir.path().join("logs/a.log"), dir.path().join("index"));
-            let retention = Retention::start(dir.path().join("logs"), indexes.clone(), u64::MAX).unwrap();
+            let home = Arc::new(LogHome { logs: dir.path().join("logs"), indexes });
+            let retention = Retention::start(Arc::clone(&home), u64::MAX).unwrap();
+            let context = FileContext::new(home, retention, Arc::default());
             let rotation = Arc::new(Rotation { schedule: None, max_size: Some(10), ..Rotation::default() });
-            Self { dir, path, open_files: OpenFiles::new(FileContext::new(indexes, retention)), rotation }
+            Self { dir, path, open_files: OpenFiles::new(context), rotation }
         }
 
         fn open(&mut self) -> Rc<LogFile> {
-            self.open_files.open(&self.path, &self.rotation)
+            self.open_files.open(&self.path, None, FileUser::own(), &self.rotation)
         }
 
         fn text(&self, name: &str) -> String {
@@ -123,7 +133,7 @@ mod tests {
         }
 
         fn rotated(&self) -> Vec<String> {
-            let files = list_rotated(&self.path).unwrap();
+            let files = list_rotated(&self.path, &access(&self.dir.path().join("logs"))).unwrap();
             files.iter().map(|file| std::fs::read_to_string(&file.path).unwrap()).collect()
         }
     }
@@ -200,7 +210,8 @@ mod tests {
         let mut fixture = Fixture::new();
         let file = fixture.open();
         write(&file, ONE, "old, unf").unwrap();
-        let paths = vec![fixture.path.clone(), "/nonexistent/x.log".into()];
+        let paths = [fixture.path.clone(), "/nonexistent/x.log".into()];
+        let paths = paths.into_iter().map(|path| (path, FileUser::own())).collect();
         assert!(fixture.open_files.truncate(paths).is_empty());
         write(&file, TWO, "new\n").unwrap();
         assert_eq!(fixture.text("a.log"), "new\n");

@@ -1,12 +1,9 @@
-//! Paths of the log files of an instance, and how log files are opened.
+//! Paths of the log files of an instance.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::paths::{Home, sanitize_file_name, with_instance_id};
-use crate::spec::{AppSpec, LogPath};
+use crate::paths::{Home, with_instance_id};
+use crate::spec::{AppSpec, LogMirror, LogPath};
 
 /// Absolute paths of the log files of one instance; `None` if the output is discarded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,13 +14,16 @@ pub struct LogFiles {
     pub err: Option<PathBuf>,
     /// Both streams, in addition to their own files.
     pub combined: Option<PathBuf>,
+    /// Named pipes of `rsm runtime`, in addition to the files.
+    pub mirror: Option<LogMirror>,
 }
 
 impl LogFiles {
     /// Each file once, even if several streams share it.
     pub fn distinct(&self) -> Vec<&Path> {
-        let mut all: Vec<&Path> =
-            [&self.out, &self.err, &self.combined].into_iter().flatten().map(PathBuf::as_path).collect();
+        let mirror = self.mirror.iter().flat_map(|mirror| [&mirror.out, &mirror.err]);
+        let files = [&self.out, &self.err, &self.combined].into_iter().flatten();
+        let mut all: Vec<&Path> = files.chain(mirror).map(PathBuf::as_path).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -32,46 +32,36 @@ impl LogFiles {
 
 /// The log files of instance `id` of an app.
 ///
-/// Default paths match PM2: `<name>-out.log`, `<name>-error.log` and `<name>.log` in `logs/`. Unless the logs
-/// of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
+/// Default paths match PM2: `<file_name>-out.log`, `<file_name>-error.log` and `<file_name>.log` in `logs/`. Unless the
+/// logs of the instances are merged, `-<id>` is inserted before `.log`; a path with another extension is used as
 /// it is, and shared. Unlike in PM2, digits at the end of an app name are not taken for an id.
-pub fn log_files(spec: &AppSpec, id: u32, home: &Home) -> LogFiles {
+pub fn log_files(spec: &AppSpec, id: u32, file_name: &str, home: &Home) -> LogFiles {
     let resolve = |path: &LogPath, suffix: &str| {
         let path = match path {
             LogPath::Discard => return None,
             LogPath::File(path) => path.clone(),
-            LogPath::Default => home.logs().join(format!("{}{suffix}.log", sanitize_file_name(&spec.name))),
+            LogPath::Default => home.logs().join(format!("{file_name}{suffix}.log")),
         };
         let numbered = !spec.logs.merge && path.extension().is_some_and(|extension| extension == "log");
         Some(if numbered { with_instance_id(&path, id) } else { path })
     };
+    // The combined file of `api-out` must not be the file for the output of `api`.
+    let is_ambiguous = file_name.ends_with("-out") || file_name.ends_with("-error");
+    let combined_suffix = if is_ambiguous { "%" } else { "" };
     LogFiles {
         out: resolve(&spec.logs.out, "-out"),
         err: resolve(&spec.logs.err, "-error"),
-        combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, "")),
+        combined: spec.logs.combined.as_ref().and_then(|path| resolve(path, combined_suffix)),
+        mirror: spec.logs.mirror.clone(),
     }
 }
 
-/// Opens a log file for appending; creates it (mode 0640) and its directories if they are missing.
-///
-/// With `O_NONBLOCK`, opening a named pipe without a reader fails instead of blocking the thread. It has no
-/// effect on regular files.
-pub(crate) fn open_append(path: &Path) -> io::Result<File> {
-    let open = || {
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o640)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-    };
-    match (open(), path.parent()) {
-        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(parent)?;
-            open()
-        }
-        (result, _) => result,
-    }
+/// The default log files of an instance: for output whose own files are refused.
+pub fn default_log_files(spec: &AppSpec, id: u32, file_name: &str, home: &Home) -> LogFiles {
+    let mut spec = AppSpec { logs: spec.logs.clone(), ..AppSpec::new(&spec.name, "", "/") };
+    let targets = [&mut spec.logs.out, &mut spec.logs.err].into_iter().chain(&mut spec.logs.combined);
+    targets.filter(|path| matches!(path, LogPath::File(_))).for_each(|path| *path = LogPath::Default);
+    log_files(&spec, id, file_name, home)
 }
 
 #[cfg(test)]
@@ -86,18 +76,28 @@ mod tests {
     fn default_paths_match_pm2() {
         let (mut app, home) = app();
         app.logs.combined = Some(LogPath::Default);
-        let found = log_files(&app, 3, &home);
+        let found = log_files(&app, 3, "my-api", &home);
         assert_eq!(found.out.unwrap(), Path::new("/h/logs/my-api-out-3.log"));
         assert_eq!(found.err.unwrap(), Path::new("/h/logs/my-api-error-3.log"));
         assert_eq!(found.combined.unwrap(), Path::new("/h/logs/my-api-3.log"));
     }
 
     #[test]
+    fn combined_file_is_not_the_output_of_another_app() {
+        let (mut app, home) = app();
+        app.logs.combined = Some(LogPath::Default);
+        app.logs.merge = true;
+        let combined = |file_name| log_files(&app, 0, file_name, &home).combined;
+        assert_ne!(combined("api-out"), log_files(&app, 0, "api", &home).out);
+        assert_ne!(combined("api-error"), log_files(&app, 0, "api", &home).err);
+    }
+
+    #[test]
     fn merged_instances_share_files() {
         let (mut app, home) = app();
         app.logs.merge = true;
-        assert_eq!(log_files(&app, 3, &home), log_files(&app, 4, &home));
-        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
+        assert_eq!(log_files(&app, 3, "my-api", &home), log_files(&app, 4, "my-api", &home));
+        assert_eq!(log_files(&app, 3, "my-api", &home).out.unwrap(), Path::new("/h/logs/my-api-out.log"));
     }
 
     #[test]
@@ -105,27 +105,10 @@ mod tests {
         let (mut app, home) = app();
         app.logs.out = LogPath::File("/var/log/a.txt".into());
         app.logs.err = LogPath::Discard;
-        let found = log_files(&app, 3, &home);
+        let found = log_files(&app, 3, "my-api", &home);
         assert_eq!(found.out.as_deref(), Some(Path::new("/var/log/a.txt")));
         assert_eq!((found.err, found.combined), (None, None));
         app.logs.out = LogPath::File("/var/log/a-7.log".into());
-        assert_eq!(log_files(&app, 3, &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
-    }
-
-    #[test]
-    fn open_creates_directories_and_private_file() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("deep/er/a.log");
-        open_append(&path).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
-    }
-
-    #[test]
-    fn rejects_paths_that_cannot_be_files() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "").unwrap();
-        assert!(open_append(&dir.path().join("file/a.log")).is_err());
-        assert!(open_append(dir.path()).is_err());
+        assert_eq!(log_files(&app, 3, "my-api", &home).out.unwrap(), Path::new("/var/log/a-7-3.log"));
     }
 }

@@ -1,21 +1,22 @@
-//! Rotated files: their names, their order, and the settings of rotation.
+//! Rotated files: which they are, their order, and the settings of rotation.
 
 use std::cmp::Ordering;
 use std::collections::HashSet;
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use jiff::Timestamp;
-
-use crate::logs::timestamp::TimestampFormat;
+use crate::logs::files::access::LogAccess;
+use crate::logs::files::index::{FileId, IndexReader, file_id};
+use crate::logs::files::rotated_name::{
+    DatePattern, RotationMark, gzip_path, is_gzip_path, name_parts, rotation_mark, rotation_number,
+};
 use crate::schedule::Schedule;
+use crate::secure_fs::Location;
 use crate::spec::Rotation;
-
-/// Between the name of a log file and the date of its rotation, as in pm2-logrotate.
-const DATE_SEPARATOR: &str = "__";
-const GZIP_SUFFIX: &str = ".gz";
 
 /// Rotation settings with the schedule parsed, shared by all files that have the same settings.
 #[derive(Debug)]
@@ -41,13 +42,26 @@ impl RotationPolicy {
 /// A rotated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RotatedFile {
+    /// Without symbolic links.
     pub(crate) path: PathBuf,
+    pub(crate) id: FileId,
     /// Bytes on the disk.
     pub(crate) size: u64,
     pub(crate) modified: SystemTime,
 }
 
 impl RotatedFile {
+    /// `None` if the file system does not know when it was written.
+    pub(crate) fn new(
+        path: PathBuf,
+        meta: &Metadata,
+        location: &Location,
+        access: &LogAccess,
+    ) -> Option<Self> {
+        let (size, modified) = written(meta, location, access)?;
+        Some(Self { path, id: file_id(meta), size, modified })
+    }
+
     pub(crate) fn is_compressed(&self) -> bool {
         is_gzip_path(&self.path)
     }
@@ -62,77 +76,16 @@ impl RotatedFile {
     }
 }
 
-/// The file name of a log before and after the date: `api-out__` and `.log`.
-fn name_parts(path: &Path) -> (String, String) {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let extension = path.extension().map(|extension| format!(".{}", extension.to_string_lossy()));
-    (format!("{stem}{DATE_SEPARATOR}"), extension.unwrap_or_default())
-}
-
-/// The number after a date that several files share; 0 for the first of them.
-fn rotation_number(path: &Path) -> u32 {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(GZIP_SUFFIX).unwrap_or(&name);
-    let date = name.rsplit(DATE_SEPARATOR).next().unwrap_or_default();
-    date.split('.').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// The log file that a rotated file came from; the path itself if it is no rotated file.
-pub(crate) fn log_path_of(path: &Path) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let name = name.strip_suffix(GZIP_SUFFIX).unwrap_or(name);
-    let Some((stem, date)) = name.rsplit_once(DATE_SEPARATOR) else { return Some(path.with_file_name(name)) };
-    // After the date come a number, if several files share it, and the extension of the log file.
-    let extension = date.rsplit_once('.').map(|(_, extension)| extension);
-    let log_name = match extension.filter(|extension| !extension.bytes().all(|c| c.is_ascii_digit())) {
-        Some(extension) => format!("{stem}.{extension}"),
-        None => stem.to_owned(),
-    };
-    Some(path.with_file_name(log_name))
-}
-
-/// Finds unused names for rotated files.
-#[derive(Debug, Default)]
-pub(crate) struct RotationNames {
-    /// Date and number of the last name.
-    last: Option<(Vec<u8>, u32)>,
-}
-
-impl RotationNames {
-    /// A name for a file rotated now that no file has, compressed or not.
-    pub(crate) fn next_free(&mut self, path: &Path, date_format: &str) -> PathBuf {
-        let mut date = Vec::new();
-        TimestampFormat::new(date_format).write(Timestamp::now().as_millisecond(), &mut date);
-        // A date must not lead into another directory, and a dot separates it from the number.
-        date.iter_mut().filter(|byte| matches!(byte, b'/' | b'\0' | b'.')).for_each(|byte| *byte = b'-');
-        let mut number = match self.last.take() {
-            Some((last, number)) if last == date => number + 1,
-            _ => 0,
-        };
-        let (prefix, extension) = name_parts(path);
-        let text = String::from_utf8_lossy(&date).into_owned();
-        let free = loop {
-            let suffix = if number == 0 { String::new() } else { format!(".{number}") };
-            let name = path.with_file_name(format!("{prefix}{text}{suffix}{extension}"));
-            if !name.exists() && !gzip_path(&name).exists() {
-                break name;
-            }
-            number += 1;
-        };
-        self.last = Some((date, number));
-        free
+/// Bytes on the disk, and the time of the last write, as far as rsm wrote them: in a directory of another user,
+/// a file may be made to look large or new.
+pub(crate) fn written(meta: &Metadata, location: &Location, access: &LogAccess) -> Option<(u64, SystemTime)> {
+    let size = meta.len().min(meta.blocks().saturating_mul(512)); // a file may have holes
+    let modified = meta.modified().ok()?;
+    if location.is_trusted() {
+        return Some((size, modified));
     }
-}
-
-/// The path of a file once it is compressed.
-pub(crate) fn gzip_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(GZIP_SUFFIX);
-    name.into()
-}
-
-pub(crate) fn is_gzip_path(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().ends_with(GZIP_SUFFIX.as_bytes())
+    let index = IndexReader::open(&access.home.indexes, file_id(meta))?;
+    Some((size.min(index.max_size()), index.modified().unwrap_or(modified)))
 }
 
 /// Whether the file, or a directory on its path, does not exist.
@@ -140,28 +93,31 @@ pub(crate) fn is_not_found(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The rotated files of a log file, oldest first; none if its directory does not exist.
+/// The rotated files of a log file, oldest first; none if its directory does not exist. They are only those that
+/// rsm has rotated: other files may have similar names, even log files of other apps.
 ///
 /// # Errors
-/// The directory cannot be read.
-pub(crate) fn list_rotated(path: &Path) -> io::Result<Vec<RotatedFile>> {
-    let Some(dir) = path.parent() else { return Ok(Vec::new()) };
-    let (prefix, extension) = name_parts(path);
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
+/// The directory cannot be read, or is refused.
+pub(crate) fn list_rotated(path: &Path, access: &LogAccess) -> io::Result<Vec<RotatedFile>> {
+    let location = match Location::find(path) {
+        Ok(location) => location,
         Err(error) if is_not_found(&error) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
+    // A symbolic link may lead to a file of another name.
+    let path = location.path();
+    let (prefix, extension) = name_parts(&path);
+    let dates = DatePattern::new(&access.rotation.date_format);
     let mut files = Vec::new();
-    for entry in entries {
+    for entry in location.siblings()? {
         let entry = entry?;
-        if !is_rotated(&entry.file_name().to_string_lossy(), &prefix, &extension) {
-            continue;
-        }
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some(mark) = rotation_mark(&name, &prefix, &extension) else { continue };
         // The file may have been removed since the directory was read.
         let Ok(meta) = entry.metadata() else { continue };
-        if let (true, Ok(modified)) = (meta.is_file(), meta.modified()) {
-            files.push(RotatedFile { path: entry.path(), size: meta.len(), modified });
+        if is_rotated_file(&mark, &dates, &path, &meta, access) && access.accepts(&location, &meta) {
+            files.extend(RotatedFile::new(path.with_file_name(&*name), &meta, &location, access));
         }
     }
     // If a file exists in both forms, compression was interrupted before it removed the uncompressed one.
@@ -172,15 +128,30 @@ pub(crate) fn list_rotated(path: &Path) -> io::Result<Vec<RotatedFile>> {
     Ok(files)
 }
 
-fn is_rotated(name: &str, prefix: &str, extension: &str) -> bool {
-    let name = name.strip_suffix(GZIP_SUFFIX).unwrap_or(name);
-    let date = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(extension));
-    // The name of another log file may begin with this one's; a date contains no separator.
-    date.is_some_and(|date| !date.is_empty() && !date.contains(DATE_SEPARATOR))
+/// Whether a file with this mark in its name was rotated by rsm from the log at `path`.
+pub(crate) fn is_rotated_file(
+    mark: &RotationMark<'_>,
+    dates: &DatePattern,
+    path: &Path,
+    meta: &Metadata,
+    access: &LogAccess,
+) -> bool {
+    let (home, id) = (&access.home, file_id(meta));
+    if !meta.is_file() {
+        return false;
+    }
+    if path.parent() == Some(&home.logs) && (mark.is_date_like() || dates.matches(mark.date)) {
+        return true; // everything there is rsm's
+    }
+    // The mark in the index holds if the date format was changed; a file rotated by an earlier version has none.
+    (dates.matches(mark.date) && home.has_index(id)) || (!mark.has_separator() && home.is_rotated(id))
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::logs::files::access::tests::access;
+    use crate::logs::files::index::{index_path, mark_rotated};
+    use crate::logs::files::rotated_name::RotationNames;
     use crate::logs::files::rotation::*;
 
     #[test]
@@ -189,6 +160,7 @@ mod tests {
         let path = dir.path().join("a-out.log");
         let mut names = RotationNames::default();
         let mut created = Vec::new();
+        let access = access(dir.path());
         for n in 0..12 {
             let name = names.next_free(&path, "YYYY");
             std::fs::write(if n % 2 == 0 { gzip_path(&name) } else { name.clone() }, "x").unwrap();
@@ -199,7 +171,7 @@ mod tests {
         std::fs::write(&created[12], "x").unwrap();
         assert!(created[11].to_string_lossy().ends_with(".11.log"), "{created:?}");
         let same_time = SystemTime::now();
-        let mut files = list_rotated(&path).unwrap();
+        let mut files = list_rotated(&path, &access).unwrap();
         files.iter_mut().for_each(|file| file.modified = same_time);
         files.sort_by(RotatedFile::age_order);
         let numbers: Vec<_> = files.iter().map(|file| rotation_number(&file.path)).collect();
@@ -207,26 +179,42 @@ mod tests {
     }
 
     #[test]
-    fn list_contains_only_files_of_this_log() {
-        for (name, is) in [
-            ("a__2026.log", true),
-            ("a__2026.1.log.gz", true),
-            ("a.log", false),
-            ("ab__2026.log", false),
-            ("a__b__2026.log", false),
-            ("a__.log", false),
-            ("a__2026.txt", false),
-        ] {
-            assert_eq!(is_rotated(name, "a__", ".log"), is, "{name}");
-        }
-        assert_eq!(name_parts(Path::new("/l/noending")), ("noending__".into(), String::new()));
-        assert!(list_rotated(Path::new("/nonexistent/a.log")).unwrap().is_empty());
-    }
-
-    #[test]
-    fn date_does_not_change_directory() {
-        let name = RotationNames::default().next_free(Path::new("/nonexistent/a.log"), "[../../etc/x.y]");
-        assert_eq!(name, Path::new("/nonexistent/a__------etc-x-y.log"));
+    fn list_contains_only_rotated_files_of_this_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = access(&dir.path().join("home"));
+        std::fs::create_dir_all(&access.home.indexes).unwrap();
+        let make = |name: &str, index: Option<bool>| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x").unwrap();
+            let id = file_id(&path.metadata().unwrap());
+            if let Some(is_rotated) = index {
+                std::fs::write(index_path(&access.home.indexes, id), "").unwrap();
+                if is_rotated {
+                    mark_rotated(&access.home.indexes, id);
+                }
+            }
+        };
+        make("api__2026-03-01_00-00-00.log", Some(false));
+        make("api__2026-03-01_00-00-00.1.log.gz", Some(false));
+        make("api__2025.log", Some(true));
+        make("api__2024-03-01_00-00-00.log", None); // a file of the user
+        make("api__worker.log", Some(false)); // the log of another app
+        make("api__notes.log", None);
+        make("api__worker__2026-03-01_00-00-00.log", Some(true));
+        make("api.log", Some(false));
+        let names = |log: &str| -> Vec<String> {
+            let files = list_rotated(&dir.path().join(log), &access).unwrap();
+            let mut names: Vec<_> =
+                files.iter().map(|file| file.path.file_name().unwrap().to_str().unwrap().into()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(
+            names("api.log"),
+            ["api__2025.log", "api__2026-03-01_00-00-00.1.log.gz", "api__2026-03-01_00-00-00.log"]
+        );
+        assert_eq!(names("api__worker.log"), ["api__worker__2026-03-01_00-00-00.log"]);
+        assert!(list_rotated(Path::new("/nonexistent/a.log"), &access).unwrap().is_empty());
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::logs::capture::lines::MAX_LINE;
-use crate::logs::files::context::FileContext;
-use crate::logs::files::index::{FileId, IndexEntry, IndexWriter, StreamId, file_id};
-use crate::logs::files::paths::open_append;
-use crate::logs::files::rotation::{RotationNames, RotationPolicy};
+use crate::logs::files::access::LogAccess;
+use crate::logs::files::attributes;
+use crate::logs::files::index::{FileId, IndexEntry, IndexWriter, StreamId, file_id, mark_rotated};
+use crate::logs::files::rotated_name::RotationNames;
+use crate::logs::files::rotation::RotationPolicy;
 use crate::logs::item::OutputStream;
+use crate::logs::retention::worker::Retention;
+use crate::secure_fs::Location;
 
 /// How often to check whether the path still refers to the open file.
 const IDENTITY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -61,8 +64,12 @@ enum SegmentKind {
 
 impl Segment {
     /// Opens the file at a path; creates it if it does not exist.
-    pub(crate) fn open(path: &Path, policy: &RotationPolicy, indexes: &Path) -> io::Result<Self> {
-        let file = open_append(path)?;
+    pub(crate) fn open(path: &Path, policy: &RotationPolicy, access: &LogAccess) -> io::Result<Self> {
+        let (file, _) = access.open_append(path)?;
+        Self::from_file(file, path, policy, access)
+    }
+
+    fn from_file(file: File, path: &Path, policy: &RotationPolicy, access: &LogAccess) -> io::Result<Self> {
         let meta = file.metadata()?;
         let id = file_id(&meta);
         let mut segment = Self {
@@ -79,8 +86,8 @@ impl Segment {
         };
         if meta.file_type().is_file() {
             let size = meta.len();
-            let index = IndexWriter::open(indexes, id, size);
-            let (lines, open_line) = resume(path, size, &index);
+            let index = IndexWriter::open(&access.home.indexes, id, size);
+            let (lines, open_line) = resume(|| access.open_read(path), id, size, &index);
             segment.open_line = open_line;
             segment.kind = SegmentKind::Regular { size, lines, index };
             // A rotation that was due while no daemon ran is due now.
@@ -129,23 +136,27 @@ impl Segment {
     }
 
     /// Renames the file and opens a new one. On failure, writes continue in the current file.
-    pub(crate) fn rotate(&mut self, path: &Path, policy: &RotationPolicy, context: &FileContext) {
+    pub(crate) fn rotate(
+        &mut self,
+        path: &Path,
+        policy: &RotationPolicy,
+        access: &LogAccess,
+        retention: &Retention,
+    ) {
         let SegmentKind::Regular { size, lines, .. } = &self.kind else { return };
         let (size, lines) = (*size, *lines);
         self.next_rotation = policy.next_rotation(jiff::Timestamp::now().as_millisecond());
         if size == 0 && !policy.settings.rotate_empty {
             return;
         }
-        let rotated = self.names.next_free(path, &policy.settings.date_format);
-        let renamed = std::fs::rename(path, &rotated);
-        match renamed.and_then(|()| Self::open(path, policy, &context.indexes)) {
+        match self.rename_and_open(path, policy, access) {
             Ok(mut new) => {
                 if let SegmentKind::Regular { lines: new_lines, size: 0, .. } = &mut new.kind {
                     *new_lines = lines;
                 }
                 new.names = std::mem::take(&mut self.names);
                 *self = new;
-                context.retention.on_rotated(path);
+                retention.on_rotated(path);
             }
             Err(error) => {
                 tracing::warn!(
@@ -155,6 +166,23 @@ impl Segment {
                 self.rotation_retry_at = Some(Instant::now() + ROTATION_RETRY_DELAY);
             }
         }
+    }
+
+    fn rename_and_open(
+        &mut self,
+        path: &Path,
+        policy: &RotationPolicy,
+        access: &LogAccess,
+    ) -> io::Result<Self> {
+        let location = Location::find(path)?;
+        let rotated = self.names.next_free(&location.path(), &policy.settings.date_format);
+        location.rename(self.id, rotated.file_name().unwrap_or_default())?;
+        mark_rotated(&access.home.indexes, self.id);
+        let (new, is_new) = access.open_append(path)?;
+        if is_new {
+            attributes::copy(&self.file, &new, policy.settings.mode.is_none());
+        }
+        Self::from_file(new, path, policy, access)
     }
 
     /// Time of the next scheduled rotation, in milliseconds since the epoch.
@@ -263,9 +291,15 @@ impl Segment {
 }
 
 /// The number of lines written so far, and the stream of the partial line at the end of the file.
-fn resume(path: &Path, size: u64, index: &IndexWriter) -> (u64, Option<StreamId>) {
+fn resume(
+    open: impl FnOnce() -> io::Result<File>,
+    id: FileId,
+    size: u64,
+    index: &IndexWriter,
+) -> (u64, Option<StreamId>) {
     let Some(last) = index.last() else { return (0, (size > 0).then_some(NO_STREAM)) };
-    let Ok(file) = File::open(path) else { return (last.lines, Some(last.stream)) };
+    let is_same = |file: &File| file.metadata().is_ok_and(|meta| file_id(&meta) == id);
+    let Some(file) = open().ok().filter(is_same) else { return (last.lines, Some(last.stream)) };
     let (mut offset, mut lines, mut last_byte) = (last.offset, last.lines, b'\n');
     let block_size = usize::try_from(size - last.offset).unwrap_or(MAX_TAIL_READ).min(MAX_TAIL_READ);
     let mut block = vec![0; block_size];

@@ -2,8 +2,9 @@
 //! written last.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::logs::files::access::LogAccess;
 use crate::logs::files::index::{StreamId, file_id};
 use crate::logs::files::rotation::{is_not_found, list_rotated};
 use crate::logs::item::LogPosition;
@@ -33,7 +34,7 @@ pub(super) struct ReadLine {
 #[derive(Debug)]
 pub(super) struct Cursor {
     path: PathBuf,
-    indexes: PathBuf,
+    access: LogAccess,
     segment: Option<SegmentReader>,
     /// Bytes read from the segment; those before `consumed` were returned.
     buffer: Vec<u8>,
@@ -49,10 +50,10 @@ pub(super) struct Cursor {
 impl Cursor {
     /// A cursor at the last `lines` lines, without files last written before `since` (microseconds since the
     /// epoch).
-    pub(super) fn at_tail(path: PathBuf, indexes: &Path, lines: usize, since: u64) -> io::Result<Self> {
+    pub(super) fn at_tail(path: PathBuf, access: &LogAccess, lines: usize, since: u64) -> io::Result<Self> {
         let mut cursor = Self {
             path,
-            indexes: indexes.to_owned(),
+            access: access.clone(),
             segment: None,
             buffer: Vec::new(),
             consumed: 0,
@@ -65,19 +66,19 @@ impl Cursor {
     }
 
     /// A cursor at the position of an earlier reader. Lines removed since count as missed.
-    pub(super) fn at_position(position: &LogPosition, indexes: &Path) -> io::Result<Self> {
-        let mut cursor = Self::at_tail(position.path.clone(), indexes, 0, 0)?;
+    pub(super) fn at_position(position: &LogPosition, access: &LogAccess) -> io::Result<Self> {
+        let mut cursor = Self::at_tail(position.path.clone(), access, 0, 0)?;
         if position.file.is_none() {
             cursor.segment = None;
             return Ok(cursor);
         }
         // Newest first, because most readers are in the newest file.
         let mut paths: Vec<PathBuf> =
-            list_rotated(&position.path)?.into_iter().map(|file| file.path).collect();
+            list_rotated(&position.path, access)?.into_iter().map(|file| file.path).collect();
         paths.push(position.path.clone());
         let mut later = None;
         while let Some(path) = paths.pop() {
-            let Some(mut segment) = open(&path, indexes)? else { continue };
+            let Some(mut segment) = open(&path, access)? else { continue };
             if segment.is_at(position) {
                 segment.seek_to(position.offset)?;
                 cursor.set_segment(segment);
@@ -117,9 +118,10 @@ impl Cursor {
 
     fn seek(&mut self, lines: usize, since: u64) -> io::Result<()> {
         // Open the current file before listing rotated ones: it may be rotated in between.
-        let current = open(&self.path, &self.indexes)?;
+        let current = open(&self.path, &self.access)?;
         let current_id = current.as_ref().map(|segment| segment.id);
-        let rotated = list_rotated(&self.path)?.into_iter().filter(|file| micros(file.modified) >= since);
+        let rotated =
+            list_rotated(&self.path, &self.access)?.into_iter().filter(|file| micros(file.modified) >= since);
         let mut paths: Vec<PathBuf> = rotated.map(|file| file.path).collect();
         let (mut next, mut left) = (current, lines);
         loop {
@@ -129,7 +131,7 @@ impl Cursor {
                 left = left.saturating_sub(found);
             }
             let Some(path) = paths.pop().filter(|_| left > 0) else { return Ok(()) };
-            next = open(&path, &self.indexes)?.filter(|segment| Some(segment.id) != current_id);
+            next = open(&path, &self.access)?.filter(|segment| Some(segment.id) != current_id);
         }
     }
 
@@ -258,13 +260,13 @@ impl Cursor {
             Some(segment) => (Some(segment.id), segment.modified()),
             None => (None, 0),
         };
-        let rotated = list_rotated(&self.path)?;
+        let rotated = list_rotated(&self.path, &self.access)?;
         let mut candidates: Vec<(PathBuf, u64)> =
             rotated.into_iter().map(|file| (file.path, micros(file.modified))).collect();
         candidates.push((self.path.clone(), u64::MAX));
         let mut is_past_current = false;
         for (path, candidate_modified) in candidates {
-            let Some(segment) = open(&path, &self.indexes)? else { continue };
+            let Some(segment) = open(&path, &self.access)? else { continue };
             let first = segment.first_entry();
             // Line numbers are exact. Without an index, compare times.
             let follows = match (first, self.line) {

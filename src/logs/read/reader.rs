@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use regex::bytes::Regex;
 
+use crate::logs::files::access::LogAccess;
 use crate::logs::item::{LogItem, LogPosition, OutputStream};
 use crate::logs::read::cursor::{Cursor, ReadLine};
 
@@ -15,6 +15,8 @@ use crate::logs::read::cursor::{Cursor, ReadLine};
 pub struct ReadTarget {
     /// Log file.
     pub path: PathBuf,
+    /// How its files are opened.
+    pub access: LogAccess,
     /// Instance id of lines whose stream is unknown.
     pub id: u32,
     /// Stream of lines whose stream is unknown.
@@ -41,7 +43,6 @@ pub struct ReadQuery {
 /// Reads several files as one.
 #[derive(Debug)]
 pub struct LogReader {
-    indexes: Arc<Path>,
     query: ReadQuery,
     names: HashMap<u32, String>,
     sources: Vec<FileSource>,
@@ -92,16 +93,9 @@ impl FileSource {
 }
 
 impl LogReader {
-    /// A reader without files. `indexes` is the directory of their indexes.
-    pub fn new(indexes: Arc<Path>, query: ReadQuery) -> Self {
-        Self {
-            indexes,
-            query,
-            names: HashMap::new(),
-            sources: Vec::new(),
-            matched: VecDeque::new(),
-            polls: 0,
-        }
+    /// A reader without files.
+    pub fn new(query: ReadQuery) -> Self {
+        Self { query, names: HashMap::new(), sources: Vec::new(), matched: VecDeque::new(), polls: 0 }
     }
 
     /// Adds the files that are not read yet; one that cannot be read is skipped. `names` are app names by
@@ -122,15 +116,15 @@ impl LogReader {
     }
 
     fn cursor(&self, target: &ReadTarget, late: bool) -> io::Result<Cursor> {
-        let (positions, indexes) = (&self.query.positions, &self.indexes);
+        let (positions, access) = (&self.query.positions, &target.access);
         if let Some(position) = positions.get(&target.path) {
-            return Cursor::at_position(position, indexes);
+            return Cursor::at_position(position, access);
         }
         let from_start = late || !positions.is_empty();
         // Which lines match a pattern is known only after reading all of them.
         let searches = self.query.grep.is_some() && self.query.lines > 0;
         let lines = if from_start || searches { usize::MAX } else { self.query.lines };
-        Cursor::at_tail(target.path.clone(), indexes, lines, self.query.since.unwrap_or(0))
+        Cursor::at_tail(target.path.clone(), access, lines, self.query.since.unwrap_or(0))
     }
 
     /// With a pattern, reads to the current end of the files and keeps the last lines that match. Does
@@ -251,10 +245,12 @@ fn to_item(
 
 #[cfg(test)]
 mod tests {
+    use crate::logs::files::access::tests::access;
     use crate::logs::read::reader::*;
 
     fn target(path: PathBuf, id: u32) -> ReadTarget {
-        ReadTarget { path, id, stream: OutputStream::Out, shared: None }
+        let access = access(path.parent().unwrap());
+        ReadTarget { path, access, id, stream: OutputStream::Out, shared: None }
     }
 
     #[test]
@@ -270,7 +266,7 @@ mod tests {
             targets.push(target(path, id));
         }
         let query = ReadQuery { lines, ..ReadQuery::default() };
-        let mut reader = LogReader::new(dir.path().into(), query);
+        let mut reader = LogReader::new(query);
         reader.add(targets, HashMap::new(), false);
         let mut count = 0;
         while let Some(items) = reader.next(false) {

@@ -1,15 +1,17 @@
 //! Reader of one file of a log, current or rotated, plain or compressed, with its index.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flate2::read::MultiGzDecoder;
 
+use crate::logs::files::access::{LogAccess, LogHome};
 use crate::logs::files::index::{FileId, IndexEntry, IndexReader, file_id};
-use crate::logs::files::rotation::{is_gzip_path, is_not_found};
+use crate::logs::files::rotated_name::is_gzip_path;
+use crate::logs::files::rotation::is_not_found;
 use crate::logs::item::LogPosition;
 use crate::logs::read::tail;
 
@@ -28,8 +30,8 @@ pub(super) struct SegmentReader {
     pub(super) entries: Option<IndexReader<File>>,
     /// Time of its first line, from its index.
     pub(super) created_at: Option<u64>,
-    /// Directory of the indexes, to look for an index that did not exist yet.
-    indexes: PathBuf,
+    /// To look for an index that did not exist yet.
+    home: Arc<LogHome>,
     /// Number of the entry after the current one.
     next_entry: u64,
     /// That entry, if it was read.
@@ -50,10 +52,8 @@ pub(super) fn micros(time: SystemTime) -> u64 {
 }
 
 /// Opens a file at its start; `None` if it does not exist or is not a regular file.
-pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentReader>> {
-    // With O_NONBLOCK, opening a named pipe does not block.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+pub(super) fn open(path: &Path, access: &LogAccess) -> io::Result<Option<SegmentReader>> {
+    let file = match access.open_read(path) {
         Ok(file) => file,
         Err(error) if is_not_found(&error) => return Ok(None),
         Err(error) => return Err(error),
@@ -76,7 +76,7 @@ pub(super) fn open(path: &Path, indexes: &Path) -> io::Result<Option<SegmentRead
         lookahead: Vec::new(),
         entries: None,
         created_at: None,
-        indexes: indexes.to_owned(),
+        home: Arc::clone(&access.home),
         next_entry: 0,
         next_entry_value: None,
         current: None,
@@ -121,7 +121,7 @@ impl SegmentReader {
     fn load_index(&mut self) {
         match &mut self.entries {
             Some(entries) => entries.refresh(),
-            empty => *empty = IndexReader::open(&self.indexes, self.id),
+            empty => *empty = IndexReader::open(&self.home.indexes, self.id),
         }
         self.created_at = self.created_at.or_else(|| self.first_entry().map(|first| first.at));
     }
@@ -186,7 +186,9 @@ impl SegmentReader {
             }
             SegmentContent::Gzip(_) => {
                 let total = self.count_lines()?;
-                let file = File::open(&self.path)?;
+                let SegmentContent::Gzip(decoder) = &self.content else { return Ok(total) };
+                let mut file = decoder.get_ref().try_clone()?;
+                file.seek(SeekFrom::Start(0))?;
                 self.content = SegmentContent::Gzip(Box::new(MultiGzDecoder::new(file)));
                 self.offset = 0;
                 self.skip_lines(total.saturating_sub(count))?;

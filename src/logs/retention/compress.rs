@@ -3,33 +3,36 @@
 //! A compressed file replaces the original in one step: at any moment at least one of them is complete.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use nix::fcntl::OFlag;
 
+use crate::logs::files::access::LogAccess;
+use crate::logs::files::attributes;
 use crate::logs::files::index::{file_id, index_path};
-use crate::logs::files::rotation::{gzip_path, list_rotated};
+use crate::logs::files::rotated_name::gzip_path;
+use crate::logs::files::rotation::list_rotated;
 use crate::logs::retention::budget::Budget;
 use crate::process::priority;
+use crate::secure_fs::{FileUser, Location};
 
 /// Bytes compressed between two checks for new jobs.
 const BLOCK_SIZE: usize = 64 * 1024;
 /// Suffix of a compressed file that is not complete.
-const PARTIAL_SUFFIX: &str = ".part";
+pub(super) const PARTIAL_SUFFIX: &str = ".part";
 
 /// A request to compress the rotated files of a log file.
 #[derive(Debug)]
 struct CompressJob {
     /// The log file, not the rotated one.
     path: PathBuf,
-    /// Leave the newest rotated file uncompressed.
-    keep_newest: bool,
+    access: LogAccess,
 }
 
 /// Handle of the compression thread, which ends when it is dropped.
@@ -39,26 +42,25 @@ pub(super) struct Compressor(Sender<CompressJob>);
 impl Compressor {
     /// # Errors
     /// The thread cannot be started.
-    pub(super) fn start(indexes: PathBuf, budget: Arc<Budget>) -> io::Result<Self> {
+    pub(super) fn start(budget: Arc<Budget>) -> io::Result<Self> {
         let (sender, jobs) = channel();
-        let worker = CompressWorker { indexes, budget, jobs, pending: BTreeMap::new() };
+        let worker = CompressWorker { budget, jobs, pending: BTreeMap::new() };
         std::thread::Builder::new().name("rsm-compress".into()).spawn(move || worker.run())?;
         Ok(Self(sender))
     }
 
     /// Compresses the rotated files of the log file at `path`.
-    pub(super) fn submit(&self, path: &Path, keep_newest: bool) {
+    pub(super) fn submit(&self, path: &Path, access: LogAccess) {
         // Fails only if the thread has ended; files then stay uncompressed.
-        let _ = self.0.send(CompressJob { path: path.to_owned(), keep_newest });
+        let _ = self.0.send(CompressJob { path: path.to_owned(), access });
     }
 }
 
 struct CompressWorker {
-    indexes: PathBuf,
     budget: Arc<Budget>,
     jobs: Receiver<CompressJob>,
-    /// Log files to process, and whether to keep their newest rotated file.
-    pending: BTreeMap<PathBuf, bool>,
+    /// Log files to process.
+    pending: BTreeMap<PathBuf, LogAccess>,
 }
 
 impl CompressWorker {
@@ -66,19 +68,18 @@ impl CompressWorker {
         if let Err(error) = priority::set_idle_priority() {
             tracing::debug!("cannot lower the priority of log compression: {error}");
         }
-        while let Ok(CompressJob { path, keep_newest }) = self.jobs.recv() {
-            self.pending.insert(path, keep_newest);
-            while let Some((path, keep_newest)) = self.pending.pop_first() {
-                for file in uncompressed_files(&path, keep_newest) {
-                    self.compress(&file);
+        while let Ok(CompressJob { path, access }) = self.jobs.recv() {
+            self.pending.insert(path, access);
+            while let Some((path, access)) = self.pending.pop_first() {
+                for file in uncompressed_files(&path, &access) {
+                    self.compress(&file, &access);
                 }
             }
         }
     }
 
-    fn compress(&mut self, file: &Path) {
-        let indexes = self.indexes.clone();
-        let result = compress(file, &indexes, |bytes| {
+    fn compress(&mut self, file: &Path, access: &LogAccess) {
+        let result = compress(file, access, |bytes| {
             self.budget.record_growth(bytes);
             self.poll_jobs()
         });
@@ -91,7 +92,7 @@ impl CompressWorker {
     fn poll_jobs(&mut self) -> bool {
         loop {
             match self.jobs.try_recv() {
-                Ok(CompressJob { path, keep_newest }) => drop(self.pending.insert(path, keep_newest)),
+                Ok(CompressJob { path, access }) => drop(self.pending.insert(path, access)),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -100,9 +101,9 @@ impl CompressWorker {
 }
 
 /// The rotated files of a log file to compress, oldest first.
-fn uncompressed_files(path: &Path, keep_newest: bool) -> Vec<PathBuf> {
-    let mut files = list_rotated(path).unwrap_or_default();
-    if keep_newest {
+fn uncompressed_files(path: &Path, access: &LogAccess) -> Vec<PathBuf> {
+    let mut files = list_rotated(path, access).unwrap_or_default();
+    if access.rotation.delay_compress {
         files.pop();
     }
     files.retain(|file| !file.is_compressed());
@@ -116,62 +117,72 @@ enum CompressionOutcome {
     Cancelled,
 }
 
-/// Replaces the file at `path` by `<path>.gz` with the same times and mode. `on_progress` gets the number of
+/// Replaces the file at `path` by `<path>.gz` with the same times, mode and owner. `on_progress` gets the number of
 /// bytes that each block adds to the compressed file, and returns whether to continue.
 ///
 /// # Errors
 /// The file cannot be read, or the compressed file cannot be written; the file is unchanged.
 fn compress(
     path: &Path,
-    indexes: &Path,
+    access: &LogAccess,
     on_progress: impl FnMut(usize) -> bool,
 ) -> io::Result<CompressionOutcome> {
-    let source = match File::open(path) {
+    let original = Location::find(path)?;
+    let source = match access.open_read_at(&original) {
         Ok(source) => source,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(CompressionOutcome::Cancelled),
         Err(error) => return Err(error),
     };
-    let partial = partial_path(&gzip_path(path));
-    let result = compress_and_replace(source, path, &partial, indexes, on_progress);
+    let partial = Location::find(&partial_path(&gzip_path(path)))?;
+    let _ = partial.remove_entry(); // of an earlier attempt
+    // Nobody else can read it until it has the owner and the mode of the original.
+    let target = partial.create_new(OFlag::O_WRONLY, 0o600, FileUser::own())?;
+    let target_id = file_id(&target.metadata()?);
+    let result = compress_and_replace(source, &original, target, &partial, access, on_progress);
     if !matches!(result, Ok(CompressionOutcome::Done)) {
-        let _ = std::fs::remove_file(&partial); // the next attempt truncates it anyway
+        let _ = partial.remove(target_id); // the next attempt removes it anyway
     }
     result
 }
 
 fn compress_and_replace(
     source: File,
-    path: &Path,
-    partial: &Path,
-    indexes: &Path,
+    original: &Location,
+    target: File,
+    partial: &Location,
+    access: &LogAccess,
     on_progress: impl FnMut(usize) -> bool,
 ) -> io::Result<CompressionOutcome> {
     let meta = source.metadata()?;
-    let mut options = OpenOptions::new();
-    let target = options.write(true).create(true).truncate(true).mode(meta.mode() & 0o777).open(partial)?;
-    let Some(target) = write_gzip(source, target, on_progress)? else {
+    let Some(target) = write_gzip(&source, target, on_progress)? else {
         return Ok(CompressionOutcome::Cancelled);
     };
+    attributes::copy(&source, &target, true);
     target.set_modified(meta.modified()?)?;
     target.sync_all()?; // the original is removed next
     // Retention may have removed the original in the meantime.
-    if !path.exists() {
+    let [old_id, new_id] = [file_id(&meta), file_id(&target.metadata()?)];
+    if !original.id().is_ok_and(|id| id == old_id) {
         return Ok(CompressionOutcome::Cancelled);
     }
     // Both files have the index until one of them is removed: a reader may have either open.
-    let ids = [file_id(&meta), file_id(&std::fs::metadata(partial)?)];
-    let [old_index, new_index] = ids.map(|id| index_path(indexes, id));
+    let [old_index, new_index] = [old_id, new_id].map(|id| index_path(&access.home.indexes, id));
     let _ = std::fs::remove_file(&new_index); // of an earlier file with this inode
     let _ = std::fs::hard_link(&old_index, &new_index);
-    std::fs::rename(partial, gzip_path(path))?;
-    std::fs::remove_file(path)?;
+    let compressed = Location::find(&gzip_path(&original.path()))?;
+    // An interrupted attempt left both files.
+    if let Ok(meta) = access.open_read_at(&compressed).and_then(|file| file.metadata()) {
+        compressed.remove(file_id(&meta))?;
+    }
+    partial.rename(new_id, gzip_path(&original.path()).file_name().unwrap_or_default())?;
+    original.remove(old_id)?;
     let _ = std::fs::remove_file(old_index);
     Ok(CompressionOutcome::Done)
 }
 
 /// Compresses `source` into `target`; `None` if `on_progress` returned false.
 fn write_gzip(
-    mut source: File,
+    mut source: &File,
     target: File,
     mut on_progress: impl FnMut(usize) -> bool,
 ) -> io::Result<Option<File>> {
@@ -205,7 +216,9 @@ pub(super) fn is_partial(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::logs::files::access::tests::{access, access_with};
     use crate::logs::retention::compress::*;
+    use crate::spec::Rotation;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -217,8 +230,11 @@ mod tests {
             let modified = std::time::SystemTime::now() - std::time::Duration::from_secs(age as u64 * 10);
             File::open(file(name)).unwrap().set_modified(modified).unwrap();
         }
-        assert_eq!(uncompressed_files(&file("a.log"), true), [file("a__1.log")]);
-        assert_eq!(uncompressed_files(&file("a.log"), false), [file("a__1.log"), file("a__2.log")]);
+        let delayed = Rotation { delay_compress: true, ..Rotation::default() };
+        let delayed = access_with(dir.path(), delayed);
+        assert_eq!(uncompressed_files(&file("a.log"), &delayed), [file("a__1.log")]);
+        let all = uncompressed_files(&file("a.log"), &access(dir.path()));
+        assert_eq!(all, [file("a__1.log"), file("a__2.log")]);
     }
 
     #[test]
@@ -229,7 +245,7 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let before = std::fs::metadata(&path).unwrap();
-        assert_eq!(compress(&path, dir.path(), |_| true).unwrap(), CompressionOutcome::Done);
+        assert_eq!(compress(&path, &access(dir.path()), |_| true).unwrap(), CompressionOutcome::Done);
         let after = std::fs::metadata(gzip_path(&path)).unwrap();
         assert_eq!(after.modified().unwrap(), before.modified().unwrap());
         assert_eq!(after.permissions().mode() & 0o777, 0o640);
@@ -245,10 +261,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a__1.log");
         std::fs::write(&path, vec![b'x'; 3 * BLOCK_SIZE]).unwrap();
-        assert_eq!(compress(&path, dir.path(), |_| false).unwrap(), CompressionOutcome::Cancelled);
+        assert_eq!(compress(&path, &access(dir.path()), |_| false).unwrap(), CompressionOutcome::Cancelled);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert_eq!(
-            compress(&dir.path().join("none"), dir.path(), |_| true).unwrap(),
+            compress(&dir.path().join("none"), &access(dir.path()), |_| true).unwrap(),
             CompressionOutcome::Cancelled
         );
     }

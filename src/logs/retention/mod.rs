@@ -3,4 +3,5 @@
 mod budget;
 mod compress;
 mod policy;
+mod scan;
 pub(super) mod worker;

@@ -42,7 +42,7 @@ mod tests {
 
     fn file(name: &str, size: u64, seconds: u64) -> RotatedFile {
         let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        RotatedFile { path: name.into(), size, modified }
+        RotatedFile { path: name.into(), id: (0, 0), size, modified }
     }
 
     #[test]

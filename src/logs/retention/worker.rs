@@ -2,18 +2,21 @@
 //! submits the others for compression.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::logs::files::index::{file_id, index_path};
-use crate::logs::files::rotation::{RotatedFile, list_rotated, log_path_of};
+use crate::logs::files::access::{LogAccess, LogHome};
+use crate::logs::files::index::index_path;
+use crate::logs::files::rotation::{RotatedFile, list_rotated, written};
 use crate::logs::retention::budget::Budget;
-use crate::logs::retention::compress::{Compressor, is_partial};
+use crate::logs::retention::compress::Compressor;
 use crate::logs::retention::policy::{excess_files, expired_files};
-use crate::spec::Rotation;
+use crate::logs::retention::scan::BudgetScan;
+use crate::secure_fs::Location;
 
 /// How often to check age and budget if nothing is rotated.
 const SCAN_INTERVAL: Duration = Duration::from_secs(600);
@@ -21,13 +24,10 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(600);
 const DEBOUNCE: Duration = Duration::from_millis(300);
 /// Maximum time that a writer waits for free space. Only a disk that does not respond takes longer.
 const FREE_SPACE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A partial compressed file not written for this long was left by a daemon that was killed.
-const STALE_PARTIAL_AGE: Duration = Duration::from_secs(3600);
-
 #[derive(Debug)]
 enum RetentionJob {
     /// Applies these settings to a log file of an app.
-    Track { path: PathBuf, app: String, settings: Arc<Rotation> },
+    Track { path: PathBuf, app: String, access: LogAccess },
     /// The log file was rotated.
     Rotated(PathBuf),
     /// The budget has changed.
@@ -45,31 +45,25 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Starts the thread. All files in the directory `logs` count for the budget (in bytes), including those
+    /// Starts the thread. All files in the default directory of logs count for the budget (in bytes), including those
     /// of deleted apps.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub(crate) fn start(logs: PathBuf, indexes: PathBuf, budget: u64) -> io::Result<Self> {
+    pub(crate) fn start(home: Arc<LogHome>, budget: u64) -> io::Result<Self> {
         let (sender, jobs) = channel();
         let budget = Arc::new(Budget::new(budget));
-        let compressor = Compressor::start(indexes.clone(), Arc::clone(&budget))?;
-        let worker = RetentionWorker {
-            logs,
-            indexes,
-            budget: Arc::clone(&budget),
-            tracked: BTreeMap::new(),
-            jobs,
-            compressor,
-        };
+        let compressor = Compressor::start(Arc::clone(&budget))?;
+        let worker =
+            RetentionWorker { home, budget: Arc::clone(&budget), tracked: BTreeMap::new(), jobs, compressor };
         std::thread::Builder::new().name("rsm-retention".into()).spawn(move || worker.run())?;
         Ok(Self { jobs: sender, budget })
     }
 
-    /// Applies `settings` to the log file at `path` from now on.
-    pub(crate) fn track(&self, path: &Path, app: &str, settings: &Arc<Rotation>) {
-        let (path, app, settings) = (path.to_owned(), app.to_owned(), Arc::clone(settings));
-        self.send(RetentionJob::Track { path, app, settings });
+    /// Applies the rotation settings of `access` to the log file at `path` from now on.
+    pub(crate) fn track(&self, path: &Path, app: &str, access: &LogAccess) {
+        let (path, app, access) = (path.to_owned(), app.to_owned(), access.clone());
+        self.send(RetentionJob::Track { path, app, access });
     }
 
     /// The log file at `path` was rotated.
@@ -116,11 +110,10 @@ impl Retention {
 }
 
 struct RetentionWorker {
-    logs: PathBuf,
-    indexes: PathBuf,
+    home: Arc<LogHome>,
     budget: Arc<Budget>,
     /// Log files with the name of their app and their settings.
-    tracked: BTreeMap<PathBuf, (String, Arc<Rotation>)>,
+    tracked: BTreeMap<PathBuf, (String, LogAccess)>,
     jobs: Receiver<RetentionJob>,
     compressor: Compressor,
 }
@@ -168,10 +161,10 @@ impl RetentionWorker {
     fn accept(&mut self, job: RetentionJob, batch: &mut Batch) {
         batch.is_urgent |= !matches!(job, RetentionJob::Track { .. });
         match job {
-            RetentionJob::Track { path, app, settings } => {
-                let previous = self.tracked.insert(path.clone(), (app.clone(), Arc::clone(&settings)));
+            RetentionJob::Track { path, app, access } => {
+                let previous = self.tracked.insert(path.clone(), (app.clone(), access.clone()));
                 // A restarted app has the same settings: its files need no check.
-                if previous != Some((app, settings)) {
+                if previous != Some((app, access)) {
                     batch.paths.insert(path);
                 }
             }
@@ -183,8 +176,8 @@ impl RetentionWorker {
 
     fn queue_compression(&self, paths: &BTreeSet<PathBuf>) {
         for path in paths {
-            if let Some((_, settings)) = self.tracked.get(path).filter(|(_, settings)| settings.compress) {
-                self.compressor.submit(path, settings.delay_compress);
+            if let Some((_, access)) = self.tracked.get(path).filter(|(_, access)| access.rotation.compress) {
+                self.compressor.submit(path, access.clone());
             }
         }
     }
@@ -192,62 +185,61 @@ impl RetentionWorker {
     fn apply_policies(&self, paths: &BTreeSet<PathBuf>) {
         let mut totals = BTreeSet::new();
         for path in paths {
-            let Some((app, settings)) = self.tracked.get(path) else { continue };
-            let files = list_rotated(path).unwrap_or_default();
+            let Some((app, access)) = self.tracked.get(path) else { continue };
+            let settings = &access.rotation;
+            let files = self.rotated_files(path, access);
             self.remove(expired_files(&files, settings, SystemTime::now()));
             totals.extend(settings.max_total.map(|max_total| (app, max_total)));
         }
         for (app, max_total) in totals {
-            let paths = self.tracked.iter().filter(|(_, (name, _))| name == app).map(|(path, _)| path);
-            let (files, active_bytes) = rotated_files_of(paths.map(PathBuf::as_path));
+            let (files, active_bytes) = self.files_of_app(app);
             let excess = excess_files(&files, active_bytes, max_total);
             self.remove(&files[..excess]);
         }
         self.enforce_budget();
     }
 
+    /// The rotated files of a log file, oldest first. A file that an app writes is none, whatever its name is.
+    fn rotated_files(&self, path: &Path, access: &LogAccess) -> Vec<RotatedFile> {
+        let mut files = list_rotated(path, access).unwrap_or_default();
+        files.retain(|file| !self.tracked.contains_key(&file.path));
+        files
+    }
+
+    /// The rotated files of an app, oldest first, and the bytes of its log files.
+    fn files_of_app(&self, app: &str) -> (Vec<RotatedFile>, u64) {
+        let (mut files, mut active_bytes) = (Vec::new(), 0);
+        for (path, (_, access)) in self.tracked.iter().filter(|(_, (name, _))| name == app) {
+            files.extend(self.rotated_files(path, access));
+            active_bytes += active_size(path, access).unwrap_or(0);
+        }
+        files.sort_by(RotatedFile::age_order);
+        (files, active_bytes)
+    }
+
     /// Removes the oldest rotated files of all apps until the budget holds. It covers the files of apps and
     /// everything in the directory of logs.
     fn enforce_budget(&self) {
-        let (mut files, mut active_bytes, mut active_files) = (Vec::new(), 0, 0);
         self.budget.begin_scan();
-        // Each directory is read once, even with thousands of log files in it.
-        let parents = self.tracked.keys().filter_map(|path| path.parent());
-        for dir in parents.chain([self.logs.as_path()]).collect::<BTreeSet<_>>() {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let path = entry.path();
-                let log_path = log_path_of(&path)
-                    .filter(|log_path| dir == self.logs || self.tracked.contains_key(log_path));
-                let (Some(log_path), Ok(meta)) = (log_path, entry.metadata()) else { continue };
-                match meta.modified() {
-                    Ok(modified) if is_partial(&path) && is_stale_partial(modified) => {
-                        self.remove(&[RotatedFile { path, size: meta.len(), modified }]);
-                    }
-                    Ok(modified) if meta.is_file() && log_path != path && !is_partial(&path) => {
-                        files.push(RotatedFile { path, size: meta.len(), modified });
-                    }
-                    _ => {
-                        active_bytes += if meta.is_file() { meta.len() } else { 0 };
-                        active_files += u64::from(meta.is_file() && log_path == path);
-                    }
-                }
-            }
-        }
-        files.sort_by(RotatedFile::age_order);
-        let excess = excess_files(&files, active_bytes, self.budget.limit());
+        let logs = self.tracked.iter().map(|(path, (_, access))| (path.as_path(), access));
+        let scan = BudgetScan::of(logs, &self.home);
+        self.remove(&scan.stale);
+        let BudgetScan { mut rotated, active_bytes, active_files, .. } = scan;
+        rotated.sort_by(RotatedFile::age_order);
+        rotated.dedup_by_key(|file| file.id);
+        let excess = excess_files(&rotated, active_bytes, self.budget.limit());
         if excess > 0 {
             tracing::debug!("log budget exceeded: removing {excess} rotated files");
         }
-        self.remove(&files[..excess]);
-        let rotated_bytes: u64 = files[excess..].iter().map(|file| file.size).sum();
+        self.remove(&rotated[..excess]);
+        let rotated_bytes: u64 = rotated[excess..].iter().map(|file| file.size).sum();
         self.budget.end_scan(active_bytes + rotated_bytes, active_files);
     }
 
     fn remove(&self, files: &[RotatedFile]) {
         for file in files {
-            let id = std::fs::metadata(&file.path).map(|meta| file_id(&meta));
-            match std::fs::remove_file(&file.path) {
-                Ok(()) => drop(id.map(|id| std::fs::remove_file(index_path(&self.indexes, id)))),
+            match Location::find(&file.path).and_then(|location| location.remove(file.id)) {
+                Ok(()) => drop(std::fs::remove_file(index_path(&self.home.indexes, file.id))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!("cannot remove {}: {error}", file.path.display()),
             }
@@ -255,25 +247,18 @@ impl RetentionWorker {
     }
 }
 
-fn is_stale_partial(modified: SystemTime) -> bool {
-    modified.elapsed().is_ok_and(|age| age > STALE_PARTIAL_AGE)
-}
-
-/// The rotated files of these log files, oldest first, and the bytes of the log files themselves.
-fn rotated_files_of<'p>(paths: impl Iterator<Item = &'p Path>) -> (Vec<RotatedFile>, u64) {
-    let (mut files, mut active_bytes) = (Vec::new(), 0);
-    for path in paths {
-        files.extend(list_rotated(path).unwrap_or_default());
-        let meta = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file);
-        active_bytes += meta.map_or(0, |meta| meta.len());
-    }
-    files.sort_by(RotatedFile::age_order);
-    (files, active_bytes)
+/// Bytes of a log file.
+fn active_size(path: &Path, access: &LogAccess) -> Option<u64> {
+    let location = Location::find(path).ok()?;
+    let meta = access.open_read_at(&location).ok()?.metadata().ok().filter(Metadata::is_file)?;
+    written(&meta, &location, access).map(|(size, _)| size)
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::logs::files::access::tests::{access, access_with};
     use crate::logs::retention::worker::*;
+    use crate::spec::Rotation;
 
     struct Fixture {
         dir: tempfile::TempDir,
@@ -285,12 +270,10 @@ mod tests {
         fn new(budget: u64) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let (sender, jobs) = channel();
-            let logs = dir.path().to_owned();
-            let indexes = dir.path().join("none");
+            let home = access(dir.path()).home;
             let budget = Arc::new(Budget::new(budget));
-            let compressor = Compressor::start(indexes.clone(), Arc::clone(&budget)).unwrap();
-            let worker =
-                RetentionWorker { logs, indexes, budget, tracked: BTreeMap::new(), jobs, compressor };
+            let compressor = Compressor::start(Arc::clone(&budget)).unwrap();
+            let worker = RetentionWorker { home, budget, tracked: BTreeMap::new(), jobs, compressor };
             Self { dir, worker, _jobs: sender }
         }
 
@@ -303,7 +286,8 @@ mod tests {
 
         fn track(&mut self, name: &str, app: &str, settings: Rotation) -> BTreeSet<PathBuf> {
             let path = self.dir.path().join(name);
-            self.worker.tracked.insert(path.clone(), (app.into(), Arc::new(settings)));
+            let access = access_with(self.dir.path(), settings);
+            self.worker.tracked.insert(path.clone(), (app.into(), access));
             BTreeSet::from([path])
         }
 
@@ -322,7 +306,7 @@ mod tests {
         for name in ["a-out.log", "a-out__1.log"] {
             std::fs::write(dir.path().join(name), "0123456789").unwrap();
         }
-        let retention = Retention::start(dir.path().to_owned(), dir.path().join("none"), 10).unwrap();
+        let retention = Retention::start(access(dir.path()).home, 10).unwrap();
         assert!(retention.free_space());
         assert!(!dir.path().join("a-out__1.log").exists());
         retention.set_budget(9);

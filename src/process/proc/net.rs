@@ -57,11 +57,43 @@ pub fn count_established(groups: &BTreeMap<u32, (Vec<i32>, BTreeSet<u16>)>) -> B
     groups.iter().map(|(id, group)| (*id, count(group))).collect()
 }
 
+/// Whether any program listens on a TCP port.
+pub fn is_listening(port: u16) -> bool {
+    !inodes_at(port).is_empty()
+}
+
+/// The processes that listen on a TCP port. Those that may not be inspected are missing.
+pub fn listeners(port: u16) -> Vec<i32> {
+    let inodes = inodes_at(port);
+    if inodes.is_empty() {
+        return Vec::new();
+    }
+    let has_one =
+        |pid: &i32| fds::sockets(*pid).into_iter().flatten().any(|(_, inode)| inodes.contains(&inode));
+    super::stat::all_pids().into_iter().filter(has_one).collect()
+}
+
+/// The inodes of the sockets that listen on a TCP port.
+fn inodes_at(port: u16) -> BTreeSet<u64> {
+    let mut inodes = BTreeSet::new();
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let table = fs::read_to_string(file).unwrap_or_default();
+        let listening = table.lines().filter_map(|line| parse_socket(line, LISTEN));
+        inodes.extend(listening.filter(|(_, other)| *other == port).map(|(inode, _)| inode));
+    }
+    inodes
+}
+
 /// Inode and local port of an established connection; `None` for other lines.
 fn parse_established(line: &str) -> Option<(u64, u16)> {
+    parse_socket(line, ESTABLISHED)
+}
+
+/// Inode and local port of a socket in this state; `None` for other lines.
+fn parse_socket(line: &str, state: &str) -> Option<(u64, u16)> {
     let mut words = line.split_ascii_whitespace();
     let (_, port) = words.nth(1)?.rsplit_once(':')?;
-    (words.nth(1)? == ESTABLISHED).then_some(())?;
+    (words.nth(1)? == state).then_some(())?;
     Some((words.nth(5)?.parse().ok()?, u16::from_str_radix(port, 16).ok()?))
 }
 

@@ -23,7 +23,7 @@ fn stop_keeps_app_listed_and_delete_removes() {
 fn restart_counts_and_starts_stopped_apps() {
     let rsm = three_apps();
     let before = rsm.pids("api");
-    rsm.ok(&["restart", "api"]).says("api (0, 1): online");
+    rsm.ok(&["restart", "api"]).says("api (0, 1): restarted, online");
     assert!(rsm.pids("api").iter().all(|pid| !before.contains(pid) && alive(*pid)));
     let restarts = |rsm: &Rsm| rsm.json(&["describe", "0", "--json"])[0]["restarts"].clone();
     assert_eq!(restarts(&rsm), 1);

@@ -140,8 +140,10 @@ fn pid_and_id_print_for_scripts() {
 #[test]
 fn actions_report_on_stderr_and_list_on_stdout() {
     let rsm = Rsm::new();
-    let ran =
-        rsm.ok(&["start", "sleep 1000", "--name", "nap"]).says("started the daemon").says("nap (0): online");
+    let ran = rsm
+        .ok(&["start", "sleep 1000", "--name", "nap"])
+        .says("started the daemon")
+        .says("nap (0): started, online");
     assert!(ran.stdout.contains("│ nap") && !ran.stdout.contains("started"), "{}", ran.stdout);
     let ran = rsm.ok(&["restart", "nap", "-s"]);
     assert_eq!((&*ran.stdout, &*ran.stderr), ("", ""), "silent");

@@ -14,7 +14,7 @@ fn scale_keeps_remaining_instances() {
     let rsm = Rsm::new();
     rsm.ok(&["start", "sleep 1000", "--name", "api", "-i", "2"]);
     let two = rsm.pids("api");
-    rsm.ok(&["scale", "api", "4"]).says("api (2, 3): online");
+    rsm.ok(&["scale", "api", "4"]).says("api (2, 3): started, online");
     let four = rsm.pids("api");
     assert!(four.len() == 4 && two.iter().all(|pid| four.contains(pid)));
     rsm.ok(&["scale", "api", "+2"]);

@@ -6,7 +6,7 @@ use crate::harness::{Rsm, cmdline, environ, read, wait_until};
 #[test]
 fn starts_script_program_and_shell_line() {
     let rsm = Rsm::new().file("app.sh", SLEEPER).file("two words.sh", SLEEPER);
-    rsm.ok(&["start", "./app.sh"]).says("app (0): online");
+    rsm.ok(&["start", "./app.sh"]).says("app (0): started, online");
     rsm.ok(&["start", "sleep", "--", "1001"]);
     rsm.ok(&["start", "while :; do echo tick; sleep 1; done", "--name", "line"]);
     rsm.ok(&["start", "./two words.sh"]);

@@ -6,6 +6,7 @@ use crate::harness::{Rsm, wait_until};
 #[test]
 fn warnings_name_command_to_run() {
     let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "false"]);
     rsm.write("ecosystem.toml", "[[apps]]\nname = \"api\"\nscript = \"exec sleep 1000\"\n");
     rsm.ok(&["start"])
         .shows("1 app: 1 online")

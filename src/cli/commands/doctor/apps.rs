@@ -208,7 +208,7 @@ fn check_shebang(launch: &LaunchSpec) -> Result<(), String> {
 }
 
 fn check_log_files(instance: &Instance, home: &Home) -> Result<(), String> {
-    let files = logs::log_files(instance.spec(), instance.id(), home);
+    let files = logs::log_files(instance.spec(), instance.id(), &instance.file_name(), home);
     for file in [files.out, files.err, files.combined].into_iter().flatten() {
         let existing = file.ancestors().find(|path| path.exists()).map(PathBuf::from).unwrap_or_default();
         let mode = if existing.is_dir() { AccessFlags::W_OK | AccessFlags::X_OK } else { AccessFlags::W_OK };

@@ -21,7 +21,7 @@ use crate::cli::render::log_line::{LinePrefix, pairs};
 use crate::cli::render::style::Style;
 use crate::ipc::message::OutputStream;
 use crate::paths::Home;
-use crate::spec::{AppSpec, LogFormat, LogPath};
+use crate::spec::{AppSpec, LogFormat, LogMirror, LogPath};
 
 /// Size of the pipes, for bursts while the reader is busy. The maximum for unprivileged users.
 const PIPE_SIZE: i32 = 1 << 20;
@@ -104,19 +104,25 @@ impl OutputRelay {
         Ok(pipe)
     }
 
-    /// Redirects the logs of an app to the pipes, unless it has its own log files.
+    /// Sends the output of an app to the pipes, in addition to its own log files if it has any.
     pub(crate) fn redirect_logs(&self, app: &mut AppSpec) {
-        for (log, pipe) in [(&mut app.logs.out, &self.out), (&mut app.logs.err, &self.err)] {
-            if *log == LogPath::Default {
-                *log = LogPath::File(pipe.clone());
+        let logs = &mut app.logs;
+        let is_own = |log: &LogPath| matches!(log, LogPath::File(path) if !is_device(path));
+        if is_own(&logs.out) || is_own(&logs.err) {
+            logs.mirror = Some(LogMirror { out: self.out.clone(), err: self.err.clone() });
+            for log in [&mut logs.out, &mut logs.err] {
+                if !is_own(log) {
+                    *log = LogPath::Discard;
+                }
             }
-        }
-        app.logs.merge = true;
-        app.logs.format = if self.flags.prefix || self.flags.json || self.flags.format {
-            LogFormat::Json
         } else {
-            LogFormat::Raw
-        };
+            logs.out = LogPath::File(self.out.clone());
+            logs.err = LogPath::File(self.err.clone());
+            logs.merge = true;
+        }
+        if self.flags.prefix || self.flags.json || self.flags.format {
+            logs.format = LogFormat::Json;
+        }
     }
 
     /// Waits until the reader of this process has read all output. To be called after all apps have exited.
@@ -144,6 +150,11 @@ impl OutputRelay {
         let _ = std::fs::remove_file(&self.out);
         let _ = std::fs::remove_file(&self.err);
     }
+}
+
+/// Whether a log file is a terminal or the output of the first process: in the foreground, the pipes replace it.
+fn is_device(path: &Path) -> bool {
+    path.starts_with("/dev") || path.starts_with("/proc")
 }
 
 /// Relays a pipe until its end. After the output was closed, discards the rest, so that the apps do not wait.
