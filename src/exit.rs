@@ -75,6 +75,14 @@ pub enum StartStep {
     Seccomp,
 }
 
+impl StartFailure {
+    /// Whether the system was short of a resource, or a disk did not respond: the same start may succeed later.
+    pub fn is_transient(&self) -> bool {
+        use libc::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT};
+        [EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT].contains(&self.errno)
+    }
+}
+
 impl StartStep {
     /// The steps that happen in the child, by the number it reports.
     pub const ALL: [Self; 12] = [
@@ -133,6 +141,7 @@ impl fmt::Display for StartFailure {
         }
         match self.errno {
             0 => Ok(()),
+            libc::ETIMEDOUT => write!(out, ": a disk does not respond"),
             libc::ENOEXEC => {
                 write!(out, ": not executable on this machine; a script needs a #! line or `interpreter`")
             }

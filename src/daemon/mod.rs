@@ -6,6 +6,7 @@
 
 mod api;
 pub(crate) mod jobs;
+mod home_watch;
 mod keeper_notices;
 mod recovery;
 mod shutdown;
@@ -28,6 +29,7 @@ use crate::daemon::api::{Api, ApiParts};
 use crate::daemon::jobs::autosave::Autosave;
 use crate::daemon::jobs::autoscale::Autoscaler;
 use crate::daemon::jobs::reload::Reloads;
+use crate::daemon::home_watch::HomeWatch;
 use crate::daemon::keeper_notices::KeeperNotices;
 use crate::daemon::recovery::Recovery;
 use crate::daemon::shutdown::{ExitReason, Shutdown, handle_signals};
@@ -106,7 +108,12 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
     let loaded = RsmSettings::load(home);
     let problem = loaded.as_ref().err().map(ToString::to_string);
     let settings = loaded.unwrap_or_default();
-    daemon_log::init(home, settings.log_level())?;
+    if let Err(error) = daemon_log::init(home, settings.log_level()) {
+        // A disk that is read-only or full must not end the supervision of running apps.
+        daemon_log::init_stderr(settings.log_level())?;
+        let path = home.daemon_log();
+        tracing::error!("cannot write {}: {error}; state and logs are in memory and in pipes", path.display());
+    }
     if let Some(problem) = problem {
         tracing::error!("{problem}; using defaults");
     }
@@ -130,12 +137,15 @@ struct Daemon {
     notifiers: Notifiers,
     node_channels: NodeChannels,
     limiter: ResourceLimiter,
+    /// The API socket that a previous daemon created again.
+    recreated_listener: Option<UnixListener>,
 }
 
 impl Daemon {
     /// Attaches to the keeper, recovers the state and starts the loop.
     async fn start(home: &Home, settings: &RsmSettings, channel: OwnedFd) -> io::Result<Self> {
         let (keeper, mut state) = KeeperLink::attach(channel).await?;
+        let recreated_listener = home_watch::take_listener(&mut state.fd_store);
         let log_workers = start_log_workers(home, settings, &keeper, &mut state)?;
         let state_writer = StateWriter::start()?;
         let recovery = Recovery::load(home, &keeper, &mut state);
@@ -162,6 +172,7 @@ impl Daemon {
             notifiers: Notifiers::default(),
             node_channels: NodeChannels::default(),
             limiter: ResourceLimiter::new(home.clone()),
+            recreated_listener,
         };
         let mut supervisor = Supervisor::new(daemon.world());
         recovery.resume(&mut supervisor);
@@ -172,7 +183,7 @@ impl Daemon {
 
     /// Serves clients until the daemon must exit.
     async fn run_until_exit(
-        self,
+        mut self,
         listener: UnixListener,
     ) -> io::Result<(ExitReason, KeeperLink, LogWorkers)> {
         let reloads = Reloads::default();
@@ -184,8 +195,20 @@ impl Daemon {
         handle_signals(shutdown.clone(), self.log_workers.handle())?;
         let api = self.api(reloads, autosave, shutdown.clone());
         let own_user = server::AllowedUids::own_user();
+        let (added, added_listeners) = mpsc::unbounded_channel();
+        if let Some(recreated) = self.recreated_listener.take() {
+            let _ = added.send(recreated);
+        }
+        let home_watch = HomeWatch {
+            home: self.home.clone(),
+            keeper: self.keeper.clone(),
+            queue: self.queue.clone(),
+            listeners: added,
+        };
+        spawn_local(home_watch.run());
+        let listeners = server::Listeners::new(listener, added_listeners);
         let reason = tokio::select! {
-            () = server::serve(listener, api, own_user, shutdown.wait_shutdown()) => ExitReason::ShutDown,
+            () = server::serve_all(listeners, api, own_user, shutdown.wait_shutdown()) => ExitReason::ShutDown,
             () = shutdown.wait_upgrade() => ExitReason::Replaced,
             error = &mut keeper_notices => {
                 tracing::warn!("lost connection to the keeper: {error:?}");

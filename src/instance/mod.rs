@@ -35,6 +35,10 @@ use crate::paths::{is_same_file_name, sanitize_file_name, unique_file_name};
 use crate::spec::{AppSpec, EnvVars, ReadySignal};
 use crate::time::Moment;
 
+/// Delays before another start while the system is short of resources.
+const MIN_RETRY_DELAY: Duration = Duration::from_millis(200);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
+
 /// A run of an app that has listened before gets this many times the time that it took then.
 const LISTEN_TIME_FACTOR: u32 = 3;
 
@@ -393,11 +397,12 @@ impl Instance {
         let State::Spawning { requested, .. } = self.status.state else { return };
         let failure = self.with_subject(failure);
         out.push(Effect::Publish(Notice::StartFailed(failure.clone())));
-        let reason = failure.to_string();
+        let (reason, is_transient) = (failure.to_string(), failure.is_transient());
         let exit = Exit::NotStarted(failure);
         let process = RunProcess { run, pid: 0, start_time: 0, since: now };
         let run = self.record_run(process, exit, (false, false), now);
         match self.status.want {
+            Want::Up if is_transient => self.retry_start(now, out),
             Want::Up if requested => self.mark_errored(reason, out),
             Want::Up => self.apply_restart_policy(&run, now, out),
             Want::Down | Want::Gone => self.finish_stop(out),
@@ -569,11 +574,7 @@ impl Instance {
                 self.spawn(false, now, out);
             }
             RestartDecision::RestartAfter(delay) => {
-                let until = now.plus(delay);
-                self.status.state = State::Waiting { until };
-                self.status.timer = Some(until);
-                out.push(Effect::SetTimer { at: until });
-                out.push(Effect::Publish(Notice::RestartScheduled(until - now.mono)));
+                self.wait(delay, now, out);
             }
             RestartDecision::Stop if self.status.queued => self.spawn(false, now, out),
             RestartDecision::Stop => self.finish_stop(out),
@@ -586,6 +587,24 @@ impl Instance {
                 );
             }
         }
+    }
+
+    /// Starts again later, as long as the system is short of resources: that is no fault of the app.
+    fn retry_start(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let attempts = self.status.failure_history.consecutive;
+        self.status.failure_history.consecutive = attempts.saturating_add(1);
+        // Spread by id: many instances fail at the same time.
+        let spread = MIN_RETRY_DELAY / 8 * (self.id % 8);
+        let delay = (MIN_RETRY_DELAY * (1 << attempts.min(6))).min(MAX_RETRY_DELAY) + spread;
+        self.wait(delay, now, out);
+    }
+
+    fn wait(&mut self, delay: Duration, now: Moment, out: &mut Vec<Effect>) {
+        let until = now.plus(delay);
+        self.status.state = State::Waiting { until };
+        self.status.timer = Some(until);
+        out.push(Effect::SetTimer { at: until });
+        out.push(Effect::Publish(Notice::RestartScheduled(until - now.mono)));
     }
 
     fn mark_errored(&mut self, reason: String, out: &mut Vec<Effect>) {

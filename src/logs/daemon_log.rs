@@ -30,15 +30,33 @@ const MAX_ROTATED: usize = 5;
 /// # Errors
 /// The file cannot be opened, or this process already has a log.
 pub fn init(home: &Home, level: LogLevel) -> io::Result<()> {
-    let level = match level {
+    let file = DaemonLog::open(home.daemon_log(), MAX_SIZE)?;
+    tracing::subscriber::set_global_default(subscriber(file, filter(level))).map_err(io::Error::other)
+}
+
+/// Writes the events to standard error, which the keeper opened before the disk became read-only.
+///
+/// # Errors
+/// This process already has a log.
+pub fn init_stderr(level: LogLevel) -> io::Result<()> {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(filter(level))
+        .with_ansi(false)
+        .with_timer(LocalTime)
+        .log_internal_errors(false)
+        .with_writer(io::stderr)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)
+}
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let file = DaemonLog::open(home.daemon_log(), MAX_SIZE)?;
-    tracing::subscriber::set_global_default(subscriber(file, level)).map_err(io::Error::other)
+    }
 }
 
 fn subscriber(file: DaemonLog, level: LevelFilter) -> impl tracing::Subscriber + Send + Sync {

@@ -39,18 +39,18 @@ impl ResolvedProbe {
     pub fn new(action: &ProbeAction, vars: &EnvVars) -> Result<Self, String> {
         match action {
             ProbeAction::Exec(line) => Ok(Self::Exec(line.clone())), // the shell expands variables
-            ProbeAction::Http(url) => {
-                let url = expand_vars(url, vars)?;
-                let uri: Uri = url.parse().map_err(|error| format!("{url}: {error}"))?;
+            ProbeAction::Http(action) => {
+                let url = expand_vars(action, vars)?;
+                let uri: Uri = url.parse().map_err(|error| format!("{action}: {error}"))?;
                 match (uri.scheme_str(), uri.host()) {
                     (Some("http"), Some(host)) if !host.is_empty() => Ok(Self::Http(uri)),
-                    _ => Err(format!("{url} is not an http:// URL")),
+                    _ => Err(format!("{action} is not an http:// URL")),
                 }
             }
-            ProbeAction::Tcp(address) => {
-                let address = expand_vars(address, vars)?;
+            ProbeAction::Tcp(action) => {
+                let address = expand_vars(action, vars)?;
                 let (host, port) = address.rsplit_once(':').unwrap_or(("127.0.0.1", &address));
-                let port = port.parse().map_err(|_| format!("{address} is not a port or host:port"))?;
+                let port = port.parse().map_err(|_| format!("{action} is not a port or host:port"))?;
                 Ok(Self::Tcp(strip_brackets(host).to_owned(), port))
             }
         }
@@ -65,21 +65,22 @@ impl ResolvedProbe {
         }
     }
 
-    /// Runs the probe with a timeout. `source` is the source address of connections, if it matters;
-    /// `context` applies to commands.
+    /// Runs the probe with a timeout. `action` is the probe as configured, `source` the source address of
+    /// connections, if it matters; `context` applies to commands.
     ///
     /// # Errors
     /// The probe failed; the error is text.
     pub async fn run(
         &self,
         timeout: Duration,
+        action: &ProbeAction,
         source: Option<Ipv4Addr>,
         context: &ExecContext,
     ) -> Result<(), String> {
         match self {
             Self::Http(uri) => {
                 let result = with_timeout(timeout, http::get(uri, source, &SUCCESS)).await;
-                result.map_err(|reason| format!("GET {uri}: {reason}"))
+                result.map_err(|reason| format!("GET {}: {reason}", public_url(uri, action)))
             }
             Self::Tcp(host, port) => {
                 let result = with_timeout(timeout, tcp::connect(host, *port, source)).await;
@@ -91,6 +92,16 @@ impl ResolvedProbe {
             }
         }
     }
+}
+
+/// A URL for messages: the real host and port, but path and query as configured. The values of variables in them may
+/// be secrets, and messages are in logs, events and reports.
+fn public_url(uri: &Uri, action: &ProbeAction) -> String {
+    let ProbeAction::Http(text) = action else { return String::new() };
+    let after_scheme = text.split_once("://").map_or("", |(_, rest)| rest);
+    let path = after_scheme.find(['/', '?']).map_or("", |start| &after_scheme[start..]);
+    let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("http://{}{port}{path}", uri.host().unwrap_or_default())
 }
 
 /// Waits for a response no longer than `timeout`.
@@ -140,6 +151,24 @@ mod tests {
             Ok(ResolvedProbe::Tcp("::1".into(), 3001))
         );
         assert_eq!(resolve(&ProbeAction::Exec("test $X".into())), Ok(ResolvedProbe::Exec("test $X".into())));
+    }
+
+    #[test]
+    fn messages_contain_no_values_of_variables() {
+        let vars = EnvVars::from([("TOKEN".into(), "s3cret".into()), ("PORT".into(), "3001".into())]);
+        let label = |text: &str| {
+            let action = ProbeAction::Http(text.into());
+            match ResolvedProbe::new(&action, &vars) {
+                Ok(ResolvedProbe::Http(uri)) => public_url(&uri, &action),
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(label("http://localhost:$PORT/up?t=$TOKEN"), "http://localhost:3001/up?t=$TOKEN");
+        assert_eq!(label("http://me:$TOKEN@localhost/up"), "http://localhost/up");
+        let error = |action: ProbeAction| ResolvedProbe::new(&action, &vars).unwrap_err();
+        for action in [ProbeAction::Tcp("$TOKEN".into()), ProbeAction::Http("ftp://$TOKEN/".into())] {
+            assert!(!error(action).contains("s3cret"));
+        }
     }
 
     #[test]

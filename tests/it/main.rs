@@ -22,6 +22,7 @@ mod home_access;
 mod http;
 mod jobs;
 mod layout;
+mod limits_of_clients;
 mod log_disk_failures;
 mod log_files;
 mod log_ownership;

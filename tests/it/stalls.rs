@@ -98,12 +98,15 @@ fn dead_directory_in_path_blocks_only_the_start_of_its_app() {
     let disk = StalledDisk::mount();
     let rsm = Rsm::new();
     point_link(&rsm, Path::new("/tmp"));
-    let path = format!("{}:/usr/bin:/bin", rsm.dir().join("link").display());
-    let rsm = rsm.var("PATH", &path);
-    rsm.ok(&["start", "sleep", "--interpreter", "none", "--name", "app", "--", "1000"]);
+    let file = format!(
+        "[[apps]]\nname = \"app\"\nscript = \"sleep\"\ninterpreter = \"none\"\nargs = [\"1000\"]\n\
+         env = {{ PATH = \"{}:/usr/bin:/bin\" }}\n",
+        rsm.dir().join("link").display()
+    );
+    rsm.write("ecosystem.toml", &file);
+    rsm.ok(&["start"]);
     point_link(&rsm, &disk.dead_directory());
     kill(Pid::from_raw(rsm.pids("app")[0]), Signal::SIGKILL).unwrap();
-    let rsm = rsm.var("PATH", "/usr/bin:/bin");
     works(&rsm);
     is_reported(&rsm, "looking up the program of app app");
     drop(disk);
@@ -197,6 +200,7 @@ fn stalled_address_of_bind_blocks_no_other_app() {
          http.server.SimpleHTTPRequestHandler).serve_forever()\n"
     );
     rsm.write("server.py", &server);
+    rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     // It never listens, so the command waits for it.
     let mut start = rsm.command(&["start", "app.py", "--name", "app", "-i", "2"]).spawn().unwrap();
     rsm.wait_until("the app", |rsm| (rsm.pids("app").len() == 2).then_some(()));

@@ -6,26 +6,37 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::instance::snapshot;
 use crate::ipc::message::{ApiError, ErrorCode, UpgradeOutcome};
 use crate::keeper::handover::{FORMAT_VERSION, MIN_FORMAT_VERSION};
 use crate::keeper::protocol::{MIN_VERSION, UpgradeResult, VERSION};
-use crate::process::memfd;
-use crate::process::process_ref::ProcessRef;
-use crate::process::spawn;
+use crate::process::{detached, memfd, spawn};
 use crate::version::version;
 
 /// How long the new binary may take to report its capabilities.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Maximum output of the new binary that is read, in bytes.
-const MAX_OUTPUT: u64 = 16 << 10;
+const MAX_OUTPUT: usize = 16 << 10;
+
+/// How often to check whether the new binary has exited.
+const POLL_MILLIS: u8 = 20;
+
+/// Time beyond [`QUERY_TIMEOUT`] after which its disk does not respond.
+const STALL_MARGIN: Duration = Duration::from_secs(5);
 
 /// The formats that a binary of rsm understands.
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,8 +103,15 @@ pub async fn check_binary(binary: &Path, state: &[u8]) -> Result<CheckedBinary, 
         ApiError::new(ErrorCode::Invalid, format!("cannot upgrade to {}: {reason}", binary.display()))
             .hint("the current version keeps running")
     };
-    let file = File::open(binary).map_err(|error| refused(format!("cannot open it: {error}")))?;
-    let (output, errors) = query_binary(&file, state).await.map_err(refused)?;
+    let (path, state) = (binary.to_owned(), state.to_vec());
+    let query = move || {
+        let file = open_binary(&path).map_err(|error| format!("cannot open it: {error}"))?;
+        query_binary(&file, &state).map(|answer| (file, answer))
+    };
+    let subject = format!("checking the binary {}", binary.display());
+    let answered = detached::run(subject, QUERY_TIMEOUT + STALL_MARGIN, query).await;
+    let (file, Answer { output, errors }) =
+        answered.map_err(|error| refused(error.to_string()))?.map_err(refused)?;
     let capabilities: Capabilities = serde_json::from_str(&output).map_err(|_| {
         refused(format!("not an rsm binary that supports upgrades ({})", first_line(&errors, &output)))
     })?;
@@ -109,43 +127,87 @@ pub async fn check_binary(binary: &Path, state: &[u8]) -> Result<CheckedBinary, 
     Ok(CheckedBinary { file, version })
 }
 
-/// Runs `can-take-over` with the state as input. Returns the standard output and standard error.
-async fn query_binary(file: &File, state: &[u8]) -> Result<(String, String), String> {
+/// Opens a binary. A named pipe or a device at the path must not block.
+fn open_binary(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
+/// The output of a binary: standard output and standard error.
+struct Answer {
+    output: String,
+    errors: String,
+}
+
+/// Runs `can-take-over` with the state as input. Blocks, at most for about [`QUERY_TIMEOUT`].
+fn query_binary(file: &File, state: &[u8]) -> Result<Answer, String> {
     let failed = |error: io::Error| format!("cannot run it: {error}");
-    let (mut input, mut output, mut errors) = (|| {
-        let mut input = memfd::with_contents(c"rsm-state", state)?;
-        input.rewind()?;
-        Ok((input, memfd::create(c"rsm-answer")?, memfd::create(c"rsm-errors")?))
-    })()
-    .map_err(failed)?;
+    let mut input = memfd::with_contents(c"rsm-state", state).map_err(|errno| failed(errno.into()))?;
+    input.rewind().map_err(failed)?;
     let mut command = Command::new(spawn::fd_path(file));
-    command.arg("can-take-over").current_dir("/");
-    let stdio = |file: &mut File| file.try_clone().map(Stdio::from).map_err(failed);
-    command.stdin(stdio(&mut input)?).stdout(stdio(&mut output)?).stderr(stdio(&mut errors)?);
-    let mut child = command.spawn().map_err(failed)?;
-    let status = wait_with_timeout(&mut child)
-        .await
-        .ok_or_else(|| format!("no response within {} s", QUERY_TIMEOUT.as_secs()))?;
-    let text = |mut file: File| {
-        let mut text = Vec::new();
-        let _ = file.rewind().and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut text));
-        String::from_utf8_lossy(&text).into_owned()
+    command.arg("can-take-over").current_dir("/").process_group(0);
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = RunningQuery(command.spawn().map_err(failed)?);
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    let (mut out, mut err) = (child.0.stdout.take(), child.0.stderr.take());
+    for pipe in [out.as_ref().map(AsFd::as_fd), err.as_ref().map(AsFd::as_fd)].into_iter().flatten() {
+        let _ = fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
+    }
+    let deadline = Instant::now() + QUERY_TIMEOUT;
+    let status = loop {
+        let mut fds: Vec<PollFd<'_>> = Vec::new();
+        fds.extend(out.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        fds.extend(err.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let _ = poll(&mut fds, PollTimeout::from(POLL_MILLIS));
+        read_available(&mut out, &mut output);
+        read_available(&mut err, &mut errors);
+        if output.len() > MAX_OUTPUT || errors.len() > MAX_OUTPUT {
+            return Err(format!("its answer exceeds {} KiB", MAX_OUTPUT >> 10));
+        }
+        if let Some(status) = child.0.try_wait().map_err(failed)? {
+            read_available(&mut out, &mut output);
+            read_available(&mut err, &mut errors);
+            break status;
+        }
+        if Instant::now() >= deadline {
+            return Err(format!("no response within {} s", QUERY_TIMEOUT.as_secs()));
+        }
     };
-    let (output, errors) = (text(output), text(errors));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (output, errors) = (text(&output), text(&errors));
     match status.success() {
-        true => Ok((output, errors)),
+        true => Ok(Answer { output, errors }),
         false => Err(format!("{status}: {}", first_line(&errors, &output))),
     }
 }
 
-async fn wait_with_timeout(child: &mut Child) -> Option<ExitStatus> {
-    let process = ProcessRef::of(child.id().cast_signed())?;
-    if tokio::time::timeout(QUERY_TIMEOUT, process.wait_exit()).await.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
-        return None;
+/// A process that is killed with its process group when dropped.
+struct RunningQuery(Child);
+
+impl Drop for RunningQuery {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let _ = killpg(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGKILL);
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
-    child.wait().ok()
+}
+
+/// Appends what is in a pipe, up to the limit. Sets it to `None` at its end.
+fn read_available(pipe: &mut Option<impl Read>, bytes: &mut Vec<u8>) {
+    let mut chunk = [0; 4096];
+    while let Some(source) = pipe.as_mut().filter(|_| bytes.len() <= MAX_OUTPUT) {
+        match source.read(&mut chunk) {
+            Ok(0) => *pipe = None,
+            Ok(length) => bytes.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => *pipe = None,
+        }
+    }
 }
 
 fn first_line<'a>(errors: &'a str, output: &'a str) -> &'a str {

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::selection;
 use super::input::{
     Input, Inspection, NewSettings, Operation, ReplySender, SampleRequest, SupervisorCommand,
 };
@@ -17,6 +19,9 @@ use crate::ipc::message::{
 };
 use crate::metrics::Usage;
 use crate::spec::Condition;
+
+/// How long regular expressions may take.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A handle to the supervisor, cheap to clone. Methods that change something resolve once the instances concerned have
 /// settled, and fail if the daemon is shutting down.
@@ -50,7 +55,8 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The request is invalid; nothing has changed.
-    pub async fn act(&self, action: Action, on: ActionRequest) -> Result<ActionReport, ApiError> {
+    pub async fn act(&self, action: Action, mut on: ActionRequest) -> Result<ActionReport, ApiError> {
+        on.select = self.resolve(on.select).await?;
         self.apply(Operation::Act(action, on)).await
     }
 
@@ -88,6 +94,7 @@ impl SupervisorHandle {
     /// # Errors
     /// No selected instance is running.
     pub async fn signal(&self, select: Selectors, number: i32) -> Result<ActionReport, ApiError> {
+        let select = self.resolve(select).await?;
         self.apply(Operation::Signal(select, number)).await
     }
 
@@ -104,7 +111,26 @@ impl SupervisorHandle {
     /// # Errors
     /// A selector matches nothing.
     pub async fn get(&self, select: Option<Selectors>) -> Result<Vec<(Instance, Usage)>, ApiError> {
+        let select = match select {
+            Some(select) => Some(self.resolve(select).await?),
+            None => None,
+        };
         self.request(|reply| SupervisorCommand::Get(select, reply)).await
+    }
+
+    /// Replaces regular expressions by the names that they match, on a thread: the loop must not wait for that.
+    async fn resolve(&self, selectors: Selectors) -> Result<Selectors, ApiError> {
+        if !selection::has_patterns(&selectors)? {
+            return Ok(selectors);
+        }
+        let names = self.inspect(selection::selectable_names).await?;
+        let resolve = move || selection::resolve_patterns(&selectors, &names);
+        let resolved = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::task::spawn_blocking(resolve)).await;
+        match resolved {
+            Ok(Ok(resolved)) => resolved,
+            _ => Err(ApiError::new(ErrorCode::Invalid, "the regular expressions take too long")
+                .hint("use simpler expressions")),
+        }
     }
 
     /// Reads the instances in place.

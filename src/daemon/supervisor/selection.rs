@@ -2,12 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use crate::instance::Instance;
 use crate::instance::state::Want;
 use crate::ipc::message::{ApiError, ErrorCode};
 use crate::text::closest_match;
+
+/// Maximum number of selectors of a request.
+const MAX_SELECTORS: usize = 5000;
+/// Maximum number of regular expressions of a request.
+const MAX_PATTERNS: usize = 32;
+/// Maximum size of a compiled regular expression, in bytes.
+const MAX_PATTERN_SIZE: usize = 256 << 10;
 
 /// The ids of all instances that any of the selectors matches.
 ///
@@ -38,12 +45,7 @@ fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec
             .hint("use `all` to select all apps"));
     }
     if let Some(pattern) = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
-        let regex = Regex::new(pattern).map_err(|error| {
-            // The other lines repeat the expression.
-            let message = error.to_string();
-            let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {reason}"))
-        })?;
+        let regex = compile(selector, pattern)?;
         return Ok(matching(&|instance| regex.is_match(&instance.spec().name)));
     }
     let by_name = matching(&|instance| instance.spec().name == selector);
@@ -56,6 +58,68 @@ fn select_one(instances: &BTreeMap<u32, Instance>, selector: &str) -> Result<Vec
     }
     let id = selector.parse::<u32>().ok();
     Ok(matching(&|instance| Some(instance.id()) == id))
+}
+
+/// Whether a selector is a regular expression.
+fn pattern_of(selector: &str) -> Option<&str> {
+    let pattern = selector.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+    pattern.filter(|pattern| !pattern.is_empty())
+}
+
+fn compile(selector: &str, pattern: &str) -> Result<Regex, ApiError> {
+    let mut builder = RegexBuilder::new(pattern);
+    builder.size_limit(MAX_PATTERN_SIZE).dfa_size_limit(MAX_PATTERN_SIZE).build().map_err(|error| {
+        // The other lines repeat the expression.
+        let message = error.to_string();
+        let reason = message.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        ApiError::new(ErrorCode::Invalid, format!("invalid regular expression \"{selector}\": {reason}"))
+    })
+}
+
+/// Whether selectors contain a regular expression, which must be [resolved](resolve_patterns) first.
+///
+/// # Errors
+/// There are too many selectors.
+pub fn has_patterns(selectors: &[String]) -> Result<bool, ApiError> {
+    let patterns = selectors.iter().filter(|selector| pattern_of(selector).is_some()).count();
+    let (number, max, what) = match selectors.len() > MAX_SELECTORS {
+        true => (selectors.len(), MAX_SELECTORS, "selectors"),
+        false => (patterns, MAX_PATTERNS, "regular expressions as selectors"),
+    };
+    if number > max {
+        let text = format!("too many {what}: {number}; the maximum is {max}");
+        return Err(ApiError::new(ErrorCode::Invalid, text).hint("select fewer apps at a time"));
+    }
+    Ok(patterns > 0)
+}
+
+/// Replaces regular expressions by the names that they match. Takes long for complex expressions, so it must not run
+/// in the loop.
+///
+/// # Errors
+/// An expression is malformed or too large, or matches nothing.
+pub fn resolve_patterns(selectors: &[String], names: &BTreeMap<u32, String>) -> Result<Vec<String>, ApiError> {
+    let mut resolved = Vec::new();
+    for selector in selectors {
+        let Some(pattern) = pattern_of(selector) else {
+            resolved.push(selector.clone());
+            continue;
+        };
+        let regex = compile(selector, pattern)?;
+        let matches: BTreeSet<&String> = names.values().filter(|name| regex.is_match(name)).collect();
+        if matches.is_empty() {
+            let text = format!("no app, namespace or id matches \"{selector}\"");
+            return Err(ApiError::new(ErrorCode::NotFound, text).hint("see `rsm list`"));
+        }
+        resolved.extend(matches.into_iter().cloned());
+    }
+    Ok(resolved)
+}
+
+/// The names of all instances that can be selected.
+pub fn selectable_names(instances: &BTreeMap<u32, Instance>) -> BTreeMap<u32, String> {
+    let instances = instances.values().filter(|instance| instance.status().want != Want::Gone);
+    instances.map(|instance| (instance.id(), instance.spec().name.clone())).collect()
 }
 
 fn not_found(instances: &BTreeMap<u32, Instance>, selector: &str) -> ApiError {
@@ -123,6 +187,27 @@ mod tests {
         assert!(select(&instances(), &["/(/".into()]).unwrap_err().message.contains("regular expression"));
         assert!(select(&BTreeMap::new(), &["all".into()]).is_err());
         assert!(select(&instances(), &["//".into()]).is_err(), "an empty pattern does not select all");
+    }
+
+    #[test]
+    fn patterns_are_resolved_to_names() {
+        let names = selectable_names(&instances());
+        let resolve = |selectors: &[&str]| {
+            let selectors: Vec<String> = selectors.iter().map(ToString::to_string).collect();
+            resolve_patterns(&selectors, &names)
+        };
+        assert_eq!(resolve(&["/^(api|w)/", "7"]).unwrap(), ["api", "worker", "7"]);
+        assert_eq!(resolve(&["/nothing/"]).unwrap_err().code, ErrorCode::NotFound);
+        assert!(resolve(&["/(/"]).unwrap_err().message.contains("invalid regular expression"));
+        assert!(resolve(&["/(\\w{90}){90}/"]).unwrap_err().message.contains("size limit"));
+    }
+
+    #[test]
+    fn number_of_selectors_is_limited() {
+        assert_eq!(has_patterns(&["a".into(), "//".into()]), Ok(false));
+        assert_eq!(has_patterns(&["/a/".into()]), Ok(true));
+        assert!(has_patterns(&vec!["/a/".into(); MAX_PATTERNS + 1]).is_err());
+        assert!(has_patterns(&vec!["a".into(); MAX_SELECTORS + 1]).is_err());
     }
 
     #[test]

@@ -43,6 +43,10 @@ const MAX_READS: usize = 16;
 /// Maximum number of actions of an app; more are ignored.
 const MAX_ACTIONS: usize = 256;
 
+/// Maximum size of the name and the data of an action, and of all metrics of an app, in bytes; larger ones are ignored.
+const MAX_ACTION_SIZE: usize = 4 << 10;
+const MAX_METRICS_SIZE: usize = 64 << 10;
+
 /// Whether the program of an app uses a Node channel. Another program could pass on the variable without the
 /// descriptor, and then Node would not start.
 pub fn uses_node_channel(spec: &AppSpec) -> bool {
@@ -268,6 +272,14 @@ impl ChannelState {
             return;
         }
         let Ok(AxmMessage { r#type, data }) = serde_json::from_slice(line) else { return };
+        let is_too_large = match r#type.as_str() {
+            "axm:action" => line.len() > MAX_ACTION_SIZE,
+            "axm:monitor" => line.len() > MAX_METRICS_SIZE,
+            _ => false,
+        };
+        if is_too_large {
+            return;
+        }
         match (r#type.as_str(), data) {
             ("axm:reply", data) => {
                 let action = data["action_name"].as_str().unwrap_or_default();

@@ -157,7 +157,7 @@ impl RunProbe {
                 }
             }
         };
-        resolved.run(probe.timeout, route, &self.exec_context).await
+        resolved.run(probe.timeout, &probe.action, route, &self.exec_context).await
     }
 
     fn send_report(&self, report: ProbeReport) {

@@ -96,6 +96,7 @@ impl RunStarter {
 
     /// Receives the messages of a run on a notify socket or Node channel.
     pub fn attach_control_socket(&self, run: RunId, instance: &Instance, role: FdRole, socket: OwnedFd) {
+        let uid = instance.spec().account.as_ref().map(|account| account.uid);
         // Without `wait_ready`, `ready` is not meant for rsm.
         let wait_ready = instance.spec().readiness.wait_ready;
         let queue = self.queue.clone();
@@ -108,7 +109,7 @@ impl RunStarter {
         if role == FdRole::NodeChannel {
             return self.node_channels.open(run, socket, ready);
         }
-        self.notify_listeners.borrow_mut().insert(run, NotifyListener::start(socket, ready));
+        self.notify_listeners.borrow_mut().insert(run, NotifyListener::start(socket, uid, ready));
     }
 
     /// Notified at each `WATCHDOG=1` of a run.

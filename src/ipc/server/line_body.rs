@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,11 +14,18 @@ use tokio::sync::{mpsc, watch};
 pub(super) struct LineBody {
     lines: mpsc::Receiver<Bytes>,
     closed: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _slot: Arc<()>,
 }
 
 impl LineBody {
-    pub(super) fn new(lines: mpsc::Receiver<Bytes>, mut closed: watch::Receiver<bool>) -> Self {
-        Self { lines, closed: Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) }) }
+    /// `slot` counts the stream as long as it exists.
+    pub(super) fn new(
+        lines: mpsc::Receiver<Bytes>,
+        mut closed: watch::Receiver<bool>,
+        slot: Arc<()>,
+    ) -> Self {
+        let closed = Box::pin(async move { drop(closed.wait_for(|closed| *closed).await) });
+        Self { lines, closed, _slot: slot }
     }
 }
 

@@ -4,10 +4,15 @@
 //! limit here, with two exceptions: a handler may take any time, and a stream continues until one end closes
 //! it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +46,12 @@ const MAX_HEAD: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of clients; further ones get status 503.
 const MAX_CLIENTS: usize = 512;
+/// Maximum number of connections of one process: it must not use up those of all.
+const MAX_CLIENTS_PER_PROCESS: usize = 128;
+/// The last connections are for processes that have none, such as `rsm kill`.
+const RESERVED_CLIENTS: usize = 64;
+/// Maximum number of streams, which have no timeout.
+const MAX_STREAMS: usize = MAX_CLIENTS - 2 * RESERVED_CLIENTS;
 /// Maximum number of clients that are being rejected; further connections are closed without a response.
 const MAX_REJECTIONS: usize = 32;
 /// Timeout for sending a rejection.
@@ -98,18 +109,58 @@ struct ServerState<S> {
     handler: S,
     body_budget: BodyBudget,
     closed: watch::Receiver<bool>,
+    /// Each stream has a clone.
+    streams: Arc<()>,
 }
 
-/// Serves until `stop` completes, then ends the streams and waits for pending responses. Must run in a
-/// `LocalSet`.
+/// The sockets on which clients connect.
+pub struct Listeners {
+    open: Vec<UnixListener>,
+    added: mpsc::UnboundedReceiver<UnixListener>,
+}
+
+impl Listeners {
+    /// One socket, and those that are added later.
+    pub fn new(first: UnixListener, added: mpsc::UnboundedReceiver<UnixListener>) -> Self {
+        Self { open: vec![first], added }
+    }
+
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        while let Poll::Ready(Some(listener)) = self.added.poll_recv(context) {
+            self.open.push(listener);
+        }
+        for listener in &self.open {
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                return Poll::Ready(accepted.map(|(stream, _)| stream));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// As [`serve_all`], on one socket.
+#[cfg(test)]
 pub async fn serve<S: RequestHandler>(
     listener: UnixListener,
     handler: S,
     allowed: AllowedUids,
     stop: impl Future<Output = ()>,
 ) {
+    let (_, added) = mpsc::unbounded_channel();
+    serve_all(Listeners::new(listener, added), handler, allowed, stop).await;
+}
+
+/// Serves until `stop` completes, then ends the streams and waits for pending responses. Must run in a
+/// `LocalSet`.
+pub async fn serve_all<S: RequestHandler>(
+    mut listeners: Listeners,
+    handler: S,
+    allowed: AllowedUids,
+    stop: impl Future<Output = ()>,
+) {
     let (closing, closed) = watch::channel(false);
-    let shared = Rc::new(ServerState { handler, body_budget: BodyBudget::default(), closed });
+    let shared = Rc::new(ServerState { handler, body_budget: BodyBudget::default(), closed, streams: Arc::default() });
+    let connections = Connections::default();
     let (mut clients, mut rejected) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);
     loop {
@@ -117,31 +168,75 @@ pub async fn serve<S: RequestHandler>(
             () = &mut stop => break,
             Some(result) = clients.join_next() => { log_panic(result); continue }
             Some(result) = rejected.join_next() => { log_panic(result); continue }
-            stream = accept(&listener) => stream,
+            stream = accept(&mut listeners) => stream,
         };
         if !allowed.allows(&stream) {
             let text = "permission denied: the daemon belongs to another user";
             let error = ApiError::new(ErrorCode::Forbidden, text);
             reject(&mut rejected, stream, error.hint("switch to that user or root"));
-        } else if clients.len() >= MAX_CLIENTS {
-            let text = format!("too many connections ({MAX_CLIENTS})");
-            let error = ApiError::new(ErrorCode::Unavailable, text);
-            reject(&mut rejected, stream, error.hint("try again later"));
         } else {
-            clients.spawn_local(serve_connection(stream, shared.clone()));
+            match connections.admit(&stream, clients.len()) {
+                Ok(slot) => drop(clients.spawn_local(serve_connection(stream, shared.clone(), slot))),
+                Err(error) => reject(&mut rejected, stream, error),
+            }
         }
     }
-    drop(listener);
+    drop(listeners);
     let _ = closing.send(true);
     let drained = async { while clients.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
 }
 
+/// The number of connections of each process.
+#[derive(Clone, Default)]
+struct Connections(Rc<RefCell<HashMap<i32, usize>>>);
+
+/// A connection of a process; counted until it is dropped.
+struct ConnectionSlot {
+    connections: Connections,
+    process: i32,
+}
+
+impl Connections {
+    /// Counts a connection, unless there are too many.
+    fn admit(&self, stream: &UnixStream, clients: usize) -> Result<ConnectionSlot, ApiError> {
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or(0);
+        let mut counts = self.0.borrow_mut();
+        let own = counts.get(&process).copied().unwrap_or(0);
+        let text = match own {
+            _ if clients >= MAX_CLIENTS => format!("too many connections ({MAX_CLIENTS})"),
+            own if own >= MAX_CLIENTS_PER_PROCESS => {
+                format!("too many connections of process {process} ({MAX_CLIENTS_PER_PROCESS})")
+            }
+            own if own > 0 && clients >= MAX_CLIENTS - RESERVED_CLIENTS => {
+                format!("too many connections ({MAX_CLIENTS}, of which {RESERVED_CLIENTS} are reserved)")
+            }
+            _ => {
+                *counts.entry(process).or_default() += 1;
+                return Ok(ConnectionSlot { connections: self.clone(), process });
+            }
+        };
+        Err(ApiError::new(ErrorCode::Unavailable, text).hint("close other connections, or try again later"))
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        let mut counts = self.connections.0.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.process) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.process);
+            }
+        }
+    }
+}
+
 /// Accepts the next client. Errors are temporary: the client disconnected, or there are no free descriptors.
-async fn accept(listener: &UnixListener) -> UnixStream {
+async fn accept(listeners: &mut Listeners) -> UnixStream {
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return stream,
+        match poll_fn(|context| listeners.poll_accept(context)).await {
+            Ok(stream) => return stream,
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 // Without free descriptors, the next accept would fail immediately.
@@ -180,7 +275,11 @@ fn reject(rejected: &mut JoinSet<()>, stream: UnixStream, error: ApiError) {
 }
 
 /// Serves a client until it disconnects or the server stops.
-async fn serve_connection<S: RequestHandler>(stream: UnixStream, shared: Rc<ServerState<S>>) {
+async fn serve_connection<S: RequestHandler>(
+    stream: UnixStream,
+    shared: Rc<ServerState<S>>,
+    _slot: ConnectionSlot,
+) {
     let mut closed = shared.closed.clone();
     let service = service_fn(move |request| {
         let shared = shared.clone();
@@ -203,6 +302,12 @@ async fn respond<S: RequestHandler>(
 ) -> Response<HttpBody> {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
+    if head_size(&head) > MAX_HEAD {
+        let text = format!("request head exceeds {} KiB", MAX_HEAD >> 10);
+        let mut response = with_close(error_response(&ApiError::new(ErrorCode::TooLarge, text), ""));
+        *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return response;
+    }
     let (body, _permit) = match body::read_body(body, &shared.body_budget).await {
         Ok(read) => read,
         // The rest of the body could be read as the next request.
@@ -221,11 +326,23 @@ async fn respond<S: RequestHandler>(
             response(StatusCode::OK, "application/json", Full::new(bytes.into()).boxed_unsync())
         }
         Ok(HandlerResponse::Stream(lines)) => {
-            let lines = LineBody::new(lines, shared.closed.clone());
+            if Arc::strong_count(&shared.streams) > MAX_STREAMS {
+                let text = format!("too many streams ({MAX_STREAMS})");
+                let error = ApiError::new(ErrorCode::Unavailable, text);
+                return error_response(&error.hint("close other streams, or try again later"), path);
+            }
+            let lines = LineBody::new(lines, shared.closed.clone(), shared.streams.clone());
             response(StatusCode::OK, "application/x-ndjson", lines.boxed_unsync())
         }
         Err(error) => error_response(&error, path),
     }
+}
+
+/// The size of a head, as on the wire. The HTTP library limits only its buffer.
+fn head_size(head: &hyper::http::request::Parts) -> usize {
+    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    head.method.as_str().len() + target + headers.sum::<usize>()
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {

@@ -379,14 +379,14 @@ async fn rejects_other_users() {
 }
 
 #[tokio::test]
-async fn too_many_clients_get_503() {
+async fn too_many_connections_of_a_process_get_503() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     // Both ends of every connection are in this process.
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
     with_server(async |server| {
         let mut clients = Vec::new();
-        for _ in 0..MAX_CLIENTS {
+        for _ in 0..MAX_CLIENTS_PER_PROCESS {
             let mut client = server.connect().await;
             client.write_all(b"GET /v1/ping HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
             receive_until(&mut client, "{}").await;
