@@ -62,6 +62,17 @@ pub fn replace_keeping_previous(path: &Path, bytes: &[u8]) -> io::Result<()> {
     new.rename_over(target.name())
 }
 
+/// Removes a file, if it exists.
+///
+/// # Errors
+/// It cannot be removed, or another user could have prepared its directory.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match find(path).and_then(|file| file.remove_entry()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Renames a file that cannot be used to `.unusable`; describes the result for users.
 pub fn quarantine(path: &Path) -> String {
     let aside = with_suffix(path, "unusable");

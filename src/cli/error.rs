@@ -342,7 +342,7 @@ fn describe_failures(failures: &[InstanceFailure]) -> String {
             0 => format!("app \"{name}\" (id {id}): {reason}"),
             more => format!("app \"{name}\" (id {id} and {more} more): {reason}"),
         };
-        let lines = output.iter().map(|line| format!("\n       | {}", tame(line)));
+        let lines = output.iter().map(|line| format!("\n       | {}", tame(&line.replace('\t', "    "))));
         std::iter::once(subject).chain(lines).collect::<String>()
     };
     groups.iter().map(line).collect::<Vec<_>>().join("\n       ")

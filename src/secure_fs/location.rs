@@ -211,8 +211,8 @@ impl Location {
         let is_of_user = users.iter().any(|user| user.uid == owner);
         match (is_of_user, is_own(owner)) {
             (true, false) => Some(true),
-            // In a sticky directory, only its owner can have put it there or could move it.
-            (true, true) if self.directory.trust == Trust::Sticky => Some(true),
+            // Root's own app, in directories of root: a sticky one, or one for a group, as /var/log of some systems.
+            (true, true) if !self.directory.is_foreign => Some(true),
             // Another user could have moved it there.
             (_, true) => None,
             (false, false) => Some(false),
@@ -299,4 +299,38 @@ pub fn open_private(path: &Path, flags: OFlag) -> io::Result<File> {
     let location = Location::find(path)?;
     location.check_private()?;
     location.open_or_create(flags, 0o600, PRIVATE_ACCESS).map(|(file, _)| file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, chown};
+
+    #[test]
+    fn files_of_root_are_used_for_its_apps_in_directories_of_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let nobody = FileUser { uid: 65534, gid: 65534 };
+        let make = |name: &str, owner: u32, mode: u32| {
+            let path = dir.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            std::fs::write(path.join("a.log"), "").unwrap();
+            chown(&path, Some(owner), None).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path.join("a.log")
+        };
+        let is_used = |path: &Path, user: FileUser| {
+            let access = Access { users: &[user], is_known: &|_| false };
+            Location::find(path).unwrap().open(OFlag::O_WRONLY, access).is_ok()
+        };
+        for (name, owner, mode, for_root) in [
+            ("group", 0, 0o775, true),
+            ("sticky", 0, 0o1777, true),
+            ("everybody", 0, 0o777, false),
+            ("foreign", 65534, 0o755, false),
+        ] {
+            let path = make(name, owner, mode);
+            assert_eq!(is_used(&path, FileUser::own()), for_root, "{name}");
+            assert!(!is_used(&path, nobody), "{name}");
+        }
+    }
 }

@@ -56,6 +56,9 @@ pub(super) struct Directory {
     pub(super) owner: u32,
     /// It belongs to root or the user of this process, and nobody else can write to it.
     pub(super) is_private: bool,
+    /// It, or one above it, belongs to another user or lets everybody rename files. Otherwise, only members of a group
+    /// can change what lies outside of trusted directories.
+    pub(super) is_foreign: bool,
     /// A symbolic link of this user was followed in an untrusted directory: it may lead only to directories that
     /// belong to the same user, who could do all the same without it.
     link_owner: Option<u32>,
@@ -115,9 +118,10 @@ pub(super) fn resolve(path: &Path, create: Option<FileUser>) -> io::Result<Resol
                 let target = PathBuf::from(readlinkat(&opened, "")?);
                 push_components(&target, &mut pending);
                 if target.is_absolute() {
-                    let trust = directory.trust;
+                    let before = directory;
                     directory = Directory::root()?;
-                    if trust != Trust::Trusted {
+                    directory.is_foreign |= before.is_foreign;
+                    if before.trust != Trust::Trusted {
                         directory.trust = Trust::Untrusted;
                     }
                 }
@@ -159,8 +163,17 @@ fn is_dir(directory: &Directory, name: &OsStr) -> bool {
 }
 
 impl Directory {
-    fn new(fd: OwnedFd, path: PathBuf, trust: Trust, stat: &FileStat, link_owner: Option<u32>) -> Self {
-        Self { fd, path, trust, owner: stat.st_uid, is_private: is_private(stat), link_owner }
+    fn new(fd: OwnedFd, path: PathBuf, trust: Trust, stat: &FileStat, above: Option<&Self>) -> Self {
+        let is_open = stat.st_mode & 0o002 != 0 && stat.st_mode & libc::S_ISVTX == 0;
+        Self {
+            fd,
+            path,
+            trust,
+            owner: stat.st_uid,
+            is_private: is_private(stat),
+            is_foreign: !is_own(stat.st_uid) || is_open || above.is_some_and(|above| above.is_foreign),
+            link_owner: above.and_then(|above| above.link_owner),
+        }
     }
 
     fn root() -> io::Result<Self> {
@@ -173,7 +186,7 @@ impl Directory {
 
     fn enter(&self, name: OsString, fd: OwnedFd, stat: &FileStat) -> Self {
         let trust = trust_of(stat, self.trust);
-        Self::new(fd, self.path.join(name), trust, stat, self.link_owner)
+        Self::new(fd, self.path.join(name), trust, stat, Some(self))
     }
 
     fn parent(&self) -> io::Result<Self> {
@@ -183,7 +196,7 @@ impl Directory {
         let above = if self.trust == Trust::Untrusted { Trust::Untrusted } else { Trust::Trusted };
         let trust = trust_of(&stat, above);
         let path = self.path.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Self::new(fd, path, trust, &stat, self.link_owner))
+        Ok(Self::new(fd, path, trust, &stat, Some(self)))
     }
 
     /// Ends the resolution in this directory.

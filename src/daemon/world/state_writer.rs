@@ -119,8 +119,8 @@ impl WriterThread {
             }
             WriteJob::RemoveState(path, reply) => {
                 (self.state_removed, self.state) = (true, None);
-                let _ = std::fs::remove_file(previous(&path));
-                let _ = std::fs::remove_file(path);
+                let _ = atomic_file::remove(&previous(&path));
+                let _ = atomic_file::remove(&path);
                 let _ = reply.send(());
             }
         }
