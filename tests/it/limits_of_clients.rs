@@ -131,7 +131,7 @@ fn notify_socket_accepts_only_messages_of_its_user() {
 fn values_of_variables_in_probe_urls_are_shown_nowhere() {
     let rsm = Rsm::new();
     let file = "[[apps]]\nname = \"app\"\nscript = \"sleep 1000\"\nenv = { TOKEN = \"s3cret\" }\n\
-                health = { http = \"http://127.0.0.1:9/up?token=$TOKEN\", interval = \"500ms\", retries = 1 }\n";
+                health = { http = \"http://127.0.0.1:9/up?token=$TOKEN\", interval = \"4s\", retries = 1 }\n";
     rsm.write("ecosystem.toml", file);
     rsm.ok(&["start"]);
     let unhealthy = |rsm: &Rsm| read(rsm.home().join("rsm.log")).contains("Unhealthy").then_some(());

@@ -203,7 +203,7 @@ fn stalled_address_of_bind_blocks_no_other_app() {
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     // It never listens, so the command waits for it.
     let mut start = rsm.command(&["start", "app.py", "--name", "app", "-i", "2"]).spawn().unwrap();
-    rsm.wait_until("the app", |rsm| (rsm.pids("app").len() == 2).then_some(()));
+    rsm.wait_until("the app", |rsm| (!rsm.pids("app").is_empty()).then_some(()));
     rsm.ok(&["start", "server.py", "--name", "server", "-i", "2"]);
     wait_until("a response of the server", || crate::harness::get(port, "/"));
     works(&rsm);
