@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Instance;
+use super::inspector::inspector_flag;
 use super::status::RunId;
 use crate::exit::{StartFailure, StartStep};
 use crate::paths::Home;
@@ -52,6 +53,11 @@ pub fn launch_spec(
     let spec = &instance.spec;
     let mut vars = environment(run, instance, home);
     let mut argv = argv(spec);
+    if let Some(flag) = inspector_flag(instance, &vars)
+        && let Launcher::Interpreter { args, .. } = &spec.launcher
+    {
+        argv.insert(1 + args.len(), flag);
+    }
     let name = argv.first().cloned().unwrap_or_default();
     let path = vars.get("PATH").map_or(DEFAULT_PATH, String::as_str).to_owned();
     let program = match &spec.launcher {

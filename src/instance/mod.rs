@@ -7,6 +7,7 @@
 
 mod completed;
 pub mod event;
+pub mod inspector;
 pub mod launch;
 mod reason;
 pub mod replacement;
