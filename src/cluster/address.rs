@@ -135,6 +135,19 @@ pub(super) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// Parses the `sockaddr` of a Unix socket: its path, or `@` and its abstract name. `None` for other families, and if the
+/// kernel chooses the name.
+pub(super) fn parse_unix(bytes: &[u8]) -> Option<String> {
+    let (family, name) = bytes.split_at_checked(2)?;
+    if i32::from(u16::from_ne_bytes(family.try_into().ok()?)) != libc::AF_UNIX || name.is_empty() {
+        return None;
+    }
+    Some(match name {
+        [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name)),
+        path => String::from_utf8_lossy(path.split(|byte| *byte == 0).next()?).into_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,6 +173,10 @@ mod tests {
         assert_eq!(parse(&[2, 0, 0, 80, 1, 2, 3]), None);
         assert_eq!(parse(&v6(0)[..23]), None);
         assert_eq!(parse(b"\x01\0/run/app.sock"), None);
+        assert_eq!(parse_unix(b"\x01\0/run/app.sock\0rest").as_deref(), Some("/run/app.sock"));
+        assert_eq!(parse_unix(b"\x01\0\0app").as_deref(), Some("@app"));
+        assert_eq!(parse_unix(b"\x01\0"), None, "chosen by the kernel");
+        assert_eq!(parse_unix(b"\x02\0\x0b\xb8"), None);
         assert_eq!(parse(&[0; 16]), None);
     }
 

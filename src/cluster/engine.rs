@@ -26,6 +26,7 @@ use crate::cluster::sockets::{self, SocketStore};
 use crate::cluster::state::{ClusterState, HeldSocket, PortOwner, PortSettings, RunPhase};
 use crate::cluster::steering::ProbeTarget;
 use crate::cluster::steering::attach::Steering;
+use crate::cluster::steering::rebalance::HungQueues;
 use crate::cluster::stored::{CALLS_NAME, STATE_NAME, StoredFds};
 use crate::cluster::sys::{self, DEFAULT_BACKLOG};
 use crate::cluster::unused::{UnusedSockets, find_unused};
@@ -255,7 +256,7 @@ impl Engine {
 
     /// Changes whether a run gets connections.
     pub fn set_phase(&mut self, run: u64, phase: RunPhase) {
-        if phase == RunPhase::Ready {
+        if phase == RunPhase::Ready && !self.watch.has_all_open(run, &self.state) {
             // It would get connections on a port that it only tested.
             let unused =
                 find_unused(BTreeSet::from([run]), &self.state, &self.runs, &self.sockets, &self.watch);
@@ -288,7 +289,7 @@ impl Engine {
         for id in ended.sockets {
             self.relisten(id);
             // Other runs serve those that wait sooner than a replacement.
-            self.sockets.hand_over_queue(id, &mut self.state);
+            self.hand_over_queue(id, &self.state.ready_alternatives(id));
         }
         for address in ended.addresses {
             self.steer(address);
@@ -327,10 +328,14 @@ impl Engine {
             |run: &u64| self.runs.get(*run).is_some_and(|live| !live.is_draining_within(STUCK_DELAY));
         let stuck: Vec<u64> = self.drains.iter().map(|(run, _)| *run).filter(is_stuck).collect();
         for id in stuck.into_iter().flat_map(|run| self.state.exclusive_sockets(run)).collect::<Vec<_>>() {
-            if self.sockets.hand_over_queue(id, &mut self.state) {
-                self.steer_socket(id);
-                self.save();
-            }
+            self.hand_over_queue(id, &self.state.ready_alternatives(id));
+        }
+    }
+
+    fn hand_over_queue(&mut self, id: u64, targets: &[u64]) {
+        if self.sockets.hand_over_queue(id, targets, &mut self.state) {
+            self.steer_socket(id);
+            self.save();
         }
     }
 
@@ -497,6 +502,12 @@ impl Engine {
 
     /// Adjusts the groups that are served in turns; the time until the next call, if there is such a group.
     pub fn rebalance(&mut self) -> Option<Duration> {
-        self.steering.rebalance(&self.sockets)
+        let (pause, hung) = self.steering.rebalance(&self.sockets);
+        for HungQueues { sockets, targets } in hung {
+            for id in sockets {
+                self.hand_over_queue(id, &targets);
+            }
+        }
+        pause
     }
 }

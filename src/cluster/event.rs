@@ -18,6 +18,13 @@ pub enum ClusterEvent {
         /// Address of the socket.
         address: Address,
     },
+    /// A run listens on a Unix socket, which is not shared.
+    ListeningOnUnixSocket {
+        /// Key of the run.
+        run: u64,
+        /// Path, or `@` and the abstract name.
+        path: String,
+    },
     /// A run does not listen any more, although it continues.
     Closed {
         /// Key of the run.
@@ -91,6 +98,11 @@ pub enum PortWarning {
         /// Maximum number of sockets.
         limit: usize,
     },
+    /// Another run of the app listens on the same Unix socket.
+    UnixSocketInUse {
+        /// Path, or `@` and the abstract name.
+        path: String,
+    },
     /// A call could not be inspected and was left to the kernel: a second instance will get `EADDRINUSE`.
     CallNotInspectable {
         /// Error of the inspection.
@@ -139,6 +151,11 @@ impl fmt::Display for PortWarning {
                 out,
                 "has {limit} listening sockets, the maximum that rsm shares and holds for an app: further ports are \
                 neither shared nor held"
+            ),
+            Self::UnixSocketInUse { path } => write!(
+                out,
+                "cannot share the Unix socket {path}, which another instance of the app listens on: set instances = 1, \
+                use a TCP port, or a path with $NODE_APP_INSTANCE"
             ),
             Self::CallNotInspectable { errno } => {
                 write!(out, "cannot inspect its bind call ({}): port not shared", errno.desc())

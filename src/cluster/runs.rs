@@ -30,6 +30,8 @@ pub struct RunStarted {
     pub reason: String,
     /// Seccomp listener, if its calls are supervised.
     pub notifier: Option<OwnedFd>,
+    /// Port for debuggers (Node's inspector): listening on it does not mean that the app is ready.
+    pub inspector_port: Option<u16>,
 }
 
 /// How the processes of runs are found.
@@ -54,9 +56,15 @@ pub(crate) struct LiveRun {
     options: RecordedOptions,
     first_listen: Option<Instant>,
     draining_since: Option<Instant>,
+    inspector_port: Option<u16>,
 }
 
 impl LiveRun {
+    /// Whether a port is the one for debuggers.
+    pub fn is_inspector(&self, port: u16) -> bool {
+        self.inspector_port == Some(port)
+    }
+
     pub fn leader(&self) -> ProcessRef {
         self.leader
     }
@@ -127,6 +135,7 @@ impl RunTable {
             options: RecordedOptions::default(),
             first_listen: has_listened.then(Instant::now),
             draining_since: draining.then(Instant::now),
+            inspector_port: started.inspector_port,
         };
         self.live.insert(started.run, live);
     }

@@ -191,15 +191,15 @@ impl SocketStore {
         listening.then_some(ReleasedMember { address, paused })
     }
 
-    /// Hands the connections that wait in the queue of a socket over to ready members of its group. The socket listens on;
+    /// Hands the connections that wait in the queue of a socket over to other members of its group. The socket listens on;
     /// it joins the group again, which the caller must steer. False if nothing was done.
-    pub fn hand_over_queue(&self, id: u64, state: &mut ClusterState) -> bool {
+    pub fn hand_over_queue(&self, id: u64, targets: &[u64], state: &mut ClusterState) -> bool {
         let (Some(fd), Some(socket)) = (self.fd(id), state.socket(id)) else { return false };
         let is_idle = self.accept_queue_length(id).is_none_or(|queued| queued == 0);
         if is_idle || !socket.listening || !sys::is_listening(fd) {
             return false;
         }
-        let Some(_migration) = self.migrate_to(fd, &state.ready_alternatives(id)) else { return false };
+        let Some(_migration) = self.migrate_to(fd, targets) else { return false };
         // The program does not notice: the socket listens again before it can look.
         sys::shutdown_both(fd);
         match sys::listen(fd, socket.backlog) {

@@ -17,6 +17,9 @@ use crate::spec::Balance;
 /// Version of the saved form. A daemon ignores the state of another version.
 const FORMAT_VERSION: u32 = 1;
 
+/// Unix sockets that are recorded of a run.
+const MAX_UNIX_SOCKETS: usize = 64;
+
 /// The rank of a socket of a ready run; see [`ClusterState::member_rank`].
 const READY_RANK: u8 = 2;
 
@@ -25,8 +28,7 @@ const READY_RANK: u8 = 2;
 pub struct PortSettings {
     /// How connections are distributed.
     pub balance: Balance,
-    /// All slots, with or without a run: with [`Balance::IpHash`] each slot keeps its clients. Sockets of other
-    /// slots are released.
+    /// All slots, with or without a run. Sockets of other slots are released.
     pub slots: Vec<u32>,
     /// Whether the app may bind privileged ports although its user may not.
     #[serde(alias = "low_ports")]
@@ -61,6 +63,16 @@ pub(crate) struct RunState {
     /// Whether it may restrict which ports it binds: rsm cannot see the rules, so the kernel binds its sockets.
     #[serde(default)]
     pub restricts_ports: bool,
+    /// Unix sockets that it has bound and may listen on: paths by inode of the socket.
+    #[serde(default)]
+    pub unix_sockets: BTreeMap<u64, UnixSocket>,
+}
+
+/// A Unix socket of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UnixSocket {
+    pub path: String,
+    pub listening: bool,
 }
 
 /// A socket of an app. It is held from the moment it listens; sockets that rsm created are held from the start.
@@ -215,7 +227,13 @@ impl ClusterState {
     /// Adds a run, unless it is known. Its slot is not retired any more.
     pub fn start_run(&mut self, run: u64, app: &str, slot: u32) -> &RunState {
         self.retired_slots.remove(&(app.to_owned(), slot));
-        let state = RunState { app: app.to_owned(), slot, phase: RunPhase::Starting, restricts_ports: false };
+        let state = RunState {
+            app: app.to_owned(),
+            slot,
+            phase: RunPhase::Starting,
+            restricts_ports: false,
+            unix_sockets: BTreeMap::new(),
+        };
         self.runs.entry(run).or_insert(state)
     }
 
@@ -239,6 +257,34 @@ impl ClusterState {
         if let Some(state) = self.runs.get_mut(&run) {
             state.restricts_ports = true;
         }
+    }
+
+    /// Records that a run binds a Unix socket. True if another run of its app listens on the path.
+    pub fn bind_unix_socket(&mut self, run: u64, inode: u64, path: &str) -> bool {
+        let Some(state) = self.runs.get_mut(&run) else { return false };
+        if state.unix_sockets.len() >= MAX_UNIX_SOCKETS {
+            state.unix_sockets.retain(|_, socket| socket.listening);
+        }
+        if state.unix_sockets.len() < MAX_UNIX_SOCKETS {
+            state.unix_sockets.insert(inode, UnixSocket { path: path.to_owned(), listening: false });
+        }
+        let app = state.app.clone();
+        let listens = |other: &RunState| {
+            other.unix_sockets.values().any(|socket| socket.listening && socket.path == path)
+        };
+        self.runs.iter().any(|(other, state)| *other != run && state.app == app && listens(state))
+    }
+
+    /// Records that a run listens on a Unix socket; its path, unless that is known.
+    pub fn listen_on_unix_socket(&mut self, run: u64, inode: u64) -> Option<String> {
+        let socket = self.runs.get_mut(&run)?.unix_sockets.get_mut(&inode)?;
+        (!std::mem::replace(&mut socket.listening, true)).then(|| socket.path.clone())
+    }
+
+    /// The paths of the Unix sockets that a run listens on.
+    pub fn unix_listeners(&self, run: u64) -> Vec<String> {
+        let sockets = self.runs.get(&run).into_iter().flat_map(|run| run.unix_sockets.values());
+        sockets.filter(|socket| socket.listening).map(|socket| socket.path.clone()).collect()
     }
 
     pub fn is_draining(&self, run: u64) -> bool {
@@ -549,15 +595,19 @@ impl ClusterState {
                 routes.extend(
                     app.probe_routes.then(|| ProbeRoute { source: ProbeRoute::address(*member), index }),
                 );
-                for slot in app.slots.iter().filter(|_| app.balance != Balance::Shared) {
-                    targets.entry((&socket.app, *slot)).or_default();
-                }
             }
             let target = targets.entry((&socket.app, socket.slot)).or_default();
             if Some(self.member_rank(*member)) == highest {
                 target.accepting = true;
                 target.members.push(index);
             }
+        }
+        let mut apps: Vec<&str> = Vec::new();
+        for ((app, slot), target) in &mut targets {
+            if apps.last() != Some(app) {
+                apps.push(app);
+            }
+            target.key = (apps.len() as u32) << 16 | *slot;
         }
         SteeringPlan::Balanced(balance.unwrap_or_default(), targets.into_values().collect(), routes)
     }

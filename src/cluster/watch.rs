@@ -5,7 +5,7 @@
 //! are checked: those of sockets with waiting connections soon, all others once a second. Usually that is one `readlink`
 //! per socket, because it is known where the socket was open last.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ const FULL_CHECK: u32 = 5;
 /// A socket that is sent to another process is open in none for a moment: it counts as closed only if it still is after
 /// this time.
 const CONFIRM_DELAY: Duration = Duration::from_millis(50);
+/// A socket that is closed for longer is checked like all others.
+const CONFIRM_PERIOD: Duration = Duration::from_secs(1);
 /// How long a closed socket without any other one for its address is kept: the program may be about to exit, and
 /// connections wait for its next run.
 pub(crate) const CLOSED_GRACE: Duration = Duration::from_secs(10);
@@ -73,16 +75,14 @@ impl ListenerWatch {
         if let Some(next) = self.next_check.filter(|next| *next > now) {
             return (Vec::new(), Some(next - now));
         }
+        let known = |(socket, run): &Claim| state.socket(*socket).is_some() && runs.contains(*run);
+        self.openers.retain(|claim, _| known(claim));
+        self.listened_at.retain(|claim, instant| known(claim) && instant.elapsed() < 2 * TEST_DURATION);
+        self.closed_since.retain(|claim, _| known(claim));
         let watched = watched_claims(state, runs, sockets);
         if watched.is_empty() {
-            *self = Self::default();
             return (Vec::new(), None);
         }
-        let known: HashSet<Claim> = watched.iter().copied().collect();
-        self.openers.retain(|claim, _| known.contains(claim));
-        self.listened_at
-            .retain(|claim, instant| known.contains(claim) && instant.elapsed() < 2 * TEST_DURATION);
-        self.closed_since.retain(|claim, _| known.contains(claim));
         self.checks = (self.checks + 1) % FULL_CHECK;
         let closed: Vec<Claim> = watched
             .into_iter()
@@ -104,6 +104,17 @@ impl ListenerWatch {
         (confirmed, Some(interval))
     }
 
+    /// Whether all listening sockets of a run are open where it listened on them.
+    pub fn has_all_open(&self, run: u64, state: &ClusterState) -> bool {
+        let mut listeners = state.sockets_of_run(run).filter(|(_, socket)| socket.listening);
+        listeners.all(|(id, socket)| {
+            let opener = self.openers.get(&(id, run));
+            opener.is_some_and(|(process, number)| {
+                fds::socket_inode(*process, *number).is_ok_and(|inode| inode == Some(socket.inode))
+            })
+        })
+    }
+
     /// Whether any run has listened on a socket a moment ago.
     pub fn may_be_test(&self, socket: u64) -> bool {
         let is_recent =
@@ -113,7 +124,7 @@ impl ListenerWatch {
 
     fn is_due(&self, claim: Claim, sockets: &SocketStore) -> bool {
         self.checks == 0
-            || self.closed_since.contains_key(&claim)
+            || self.closed_since.get(&claim).is_some_and(|since| since.elapsed() < CONFIRM_PERIOD)
             || sockets.accept_queue_length(claim.0).is_none_or(|queued| queued > 0)
     }
 
@@ -143,6 +154,8 @@ impl ListenerWatch {
                 self.openers.insert(claim, opener);
                 true
             }
+            // The next run of the slot needs it.
+            None if live.leader().is_exiting() => true,
             // Orphans may have it.
             None => {
                 let open = runs.open_sockets_of(&BTreeSet::from([run]));

@@ -16,9 +16,9 @@ use crate::config::key_def::{Flag, Group, KeyDef, Pm2Value};
 use crate::config::values::{
     AppName, AutoscaleValue, BalanceValue, ByteSize, CountValue, CpuQuota, CronValue, DependencyList,
     DurationValue, EnvFilterValue, EnvValue, ExecModeValue, ExitCodes, FromValue, InstanceCount,
-    KillModeValue, LimitsValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue, PortOptionsValue,
-    PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName, WatchValue,
-    WordList, to_camel_case,
+    KillModeValue, LimitsValue, LivenessProbe, LogFormatValue, LogRules, LogTarget, OverlapValue,
+    PortOptionsValue, PortValue, ReadinessProbe, SignalName, TimeZoneName, UserOrGroup, ValueError, VarName,
+    WatchValue, WordList, to_camel_case,
 };
 use crate::spec::{EnvFilter, ExecMode, KillMode, Launcher, LogFormat, LogPath, RestartDelay};
 

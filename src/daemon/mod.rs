@@ -5,8 +5,8 @@
 //! thread. Log capture, the cluster, sampling and file writes have their own threads.
 
 mod api;
-pub(crate) mod jobs;
 mod home_watch;
+pub(crate) mod jobs;
 mod keeper_notices;
 mod recovery;
 mod shutdown;
@@ -26,10 +26,10 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use crate::cluster::{ClusterThread, TreeContext};
 use crate::daemon::api::instances::InstanceQueries;
 use crate::daemon::api::{Api, ApiParts};
+use crate::daemon::home_watch::HomeWatch;
 use crate::daemon::jobs::autosave::Autosave;
 use crate::daemon::jobs::autoscale::Autoscaler;
 use crate::daemon::jobs::reload::Reloads;
-use crate::daemon::home_watch::HomeWatch;
 use crate::daemon::keeper_notices::KeeperNotices;
 use crate::daemon::recovery::Recovery;
 use crate::daemon::shutdown::{ExitReason, Shutdown, handle_signals};
@@ -112,7 +112,10 @@ fn load_settings_and_log(home: &Home) -> io::Result<RsmSettings> {
         // A disk that is read-only or full must not end the supervision of running apps.
         daemon_log::init_stderr(settings.log_level())?;
         let path = home.daemon_log();
-        tracing::error!("cannot write {}: {error}; state and logs are in memory and in pipes", path.display());
+        tracing::error!(
+            "cannot write {}: {error}; state and logs are in memory and in pipes",
+            path.display()
+        );
     }
     if let Some(problem) = problem {
         tracing::error!("{problem}; using defaults");

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::Instance;
+use super::inspector::inspector_flag;
 use super::program_lookup::ProgramLookup;
 use super::status::RunId;
 use crate::exit::StartFailure;
@@ -73,6 +74,11 @@ pub fn launch_spec(
             lookup.find(program)?
         }
     };
+    if let Some(flag) = inspector_flag(instance, &vars)
+        && let Launcher::Interpreter { args, .. } = &spec.launcher
+    {
+        argv.insert(1 + args.len(), flag);
+    }
     if let Some(path) = lookup.changed_path() {
         vars.insert("PATH".to_owned(), path);
     }

@@ -9,6 +9,7 @@ mod background;
 mod completed;
 mod condition;
 pub mod event;
+pub mod inspector;
 pub mod launch;
 pub mod program_lookup;
 mod reason;

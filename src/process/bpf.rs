@@ -4,8 +4,8 @@
 //! program is a list of [`Instruction`]s; the kernel verifies it when it is attached.
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM, BPF_MOD, BPF_MUL,
-    BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, BPF_XOR,
+    BPF_ABS, BPF_ALU, BPF_B, BPF_IMM, BPF_JA, BPF_JEQ, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_LDX, BPF_MEM,
+    BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH, BPF_ST, BPF_W, BPF_X, BPF_XOR,
 };
 
 /// Maximum length of a program (`BPF_MAXINSNS`).
@@ -50,6 +50,16 @@ pub const fn load_mem_index(slot: u32) -> Instruction {
     statement(BPF_LDX | BPF_MEM, slot)
 }
 
+/// Accumulator = `value`.
+pub const fn load_imm(value: u32) -> Instruction {
+    statement(BPF_LD | BPF_IMM, value)
+}
+
+/// Accumulator = accumulator xor `value`.
+pub const fn xor(value: u32) -> Instruction {
+    statement(BPF_ALU | BPF_XOR | BPF_K, value)
+}
+
 /// Accumulator = accumulator xor index register.
 pub const fn xor_index() -> Instruction {
     statement(BPF_ALU | BPF_XOR | BPF_X, 0)
@@ -73,6 +83,12 @@ pub const fn rem(divisor: u32) -> Instruction {
 /// Skips `jump_true` instructions if the accumulator is `value`, else `jump_false`.
 pub const fn jump_eq(value: u32, jump_true: u8, jump_false: u8) -> Instruction {
     Instruction { code: (BPF_JMP | BPF_JEQ | BPF_K) as u16, jump_true, jump_false, value }
+}
+
+/// Skips `count` instructions unless the accumulator is greater than the index register.
+pub const fn skip_unless_greater(count: u8) -> Instruction {
+    let code = (BPF_JMP | BPF_JGT | BPF_X) as u16;
+    Instruction { code, jump_true: 0, jump_false: count, value: 0 }
 }
 
 /// Skips `count` instructions.
@@ -103,6 +119,9 @@ pub(crate) mod interpreter {
                 0x60 => accumulator = memory[value as usize],
                 0x61 => index = memory[value as usize],
                 0x02 => memory[value as usize] = accumulator,
+                0x00 => accumulator = value,
+                0xa4 => accumulator ^= value,
+                0x2d => next += usize::from(if accumulator > index { jump_true } else { jump_false }),
                 0xac => accumulator ^= index,
                 0x24 => accumulator = accumulator.wrapping_mul(value),
                 0x74 => accumulator >>= value,

@@ -197,3 +197,24 @@ fn queue_of_killed_run_goes_to_others() {
         assert_eq!(answering(&requests(20, local(port))), ["0", "1"]);
     }
 }
+
+#[test]
+fn frozen_run_holds_up_few_connections() {
+    need_root(); // for eBPF programs
+    let mut supervisor = Supervisor::new(MECHANISMS[0], slots(4));
+    let port = free_port();
+    let runs = [0, 1, 2, 3].map(|slot| supervisor.start_ready(slot, &node(port)));
+    supervisor.ports(); // all are ready when this returns
+    supervisor.signal(runs[0], Signal::SIGSTOP);
+    for _ in 0..3 {
+        // Those that waited for the frozen run are answered by others.
+        let answered = answers(waiting_clients(160, port));
+        assert!(answered.iter().all(|slot| slot != "0"), "{answered:?}");
+        supervisor.wait_ports(|ports| ports.iter().all(|port| port.queued == Some(0)));
+    }
+    supervisor.signal(runs[0], Signal::SIGCONT);
+    let begin = Instant::now();
+    while !answers(waiting_clients(20, port)).contains(&"0".to_owned()) {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it gets no connections any more");
+    }
+}

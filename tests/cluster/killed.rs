@@ -96,6 +96,7 @@ fn engine_process() {
         mechanism,
         reason: String::new(),
         notifier,
+        inspector_port: None,
     });
     assert!(receive(channel.as_fd()).is_none());
 }

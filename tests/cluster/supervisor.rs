@@ -182,6 +182,7 @@ impl Supervisor {
             mechanism: self.mechanism,
             reason: String::new(),
             notifier: run.notifier.as_ref().map(|fd| fd.try_clone().unwrap()),
+            inspector_port: None,
         });
     }
 

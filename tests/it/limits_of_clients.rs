@@ -112,7 +112,8 @@ fn notify_socket_accepts_only_messages_of_its_user() {
                   time.sleep(1000)\n";
     rsm.write("app.py", script);
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
-    let mut start = rsm.command(&["start", "app.py", "--wait-ready", "--listen-timeout", "100000"]).spawn().unwrap();
+    let mut start =
+        rsm.command(&["start", "app.py", "--wait-ready", "--listen-timeout", "100000"]).spawn().unwrap();
     let pid = rsm.wait_until("the app", |rsm| rsm.pids("app").first().copied());
     let name = wait_until("its environment", || environ(pid).remove("NOTIFY_SOCKET"));
     assert!(name.len() > 30, "{name} can be guessed");
@@ -137,7 +138,8 @@ fn values_of_variables_in_probe_urls_are_shown_nowhere() {
     let unhealthy = |rsm: &Rsm| read(rsm.home().join("rsm.log")).contains("Unhealthy").then_some(());
     rsm.wait_until("a failed probe", unhealthy);
     assert!(read(rsm.home().join("rsm.log")).contains("token=$TOKEN"));
-    for shown in [&["describe", "app"][..], &["report"], &["list", "--json"], &["describe", "app", "--json"]] {
+    for shown in [&["describe", "app"][..], &["report"], &["list", "--json"], &["describe", "app", "--json"]]
+    {
         assert!(!rsm.ok(shown).stdout.contains("s3cret"), "{shown:?}");
     }
     assert!(!read(rsm.home().join("rsm.log")).contains("s3cret"));
@@ -157,7 +159,8 @@ fn removed_home_is_created_again() {
         assert_eq!(mode & 0o777, 0o600);
         // The next daemon serves the new socket, too.
         let (daemon, _) = rsm.managers();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
         rsm.next_managers(daemon);
     }
     rsm.ok(&["kill"]);

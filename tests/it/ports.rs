@@ -233,3 +233,68 @@ fn privileged_port_needs_permission() {
     assert_eq!(rsm.statuses("web"), ["online"; 2]);
     std::net::TcpStream::connect((host.as_str(), 80)).unwrap();
 }
+
+#[test]
+fn unix_socket_of_several_instances_is_refused() {
+    let app = "const server = require('http').createServer((_, answer) => answer.end()).listen(process.env.SOCK)\n\
+               process.on('SIGINT', () => server.close(() => process.exit(0)))\n";
+    let rsm = Rsm::new().file("app.js", app);
+    let socket = rsm.dir().join("web.sock").display().to_string();
+    let rsm = rsm.var("SOCK", &socket);
+    let says = format!("cannot share the Unix socket {socket}");
+    rsm.run(&["start", "app.js", "--name", "web", "-i", "2"]).says(&says).says("instances = 1");
+    rsm.ok(&["delete", "web"]);
+    // One instance is ready as soon as it listens. It cannot be reloaded without a gap.
+    rsm.ok(&["start", "app.js", "--name", "web", "-i", "1"]);
+    rsm.ok(&["describe", "web"]).shows(&format!("unix:{socket}"));
+    // The next daemon knows it, too.
+    let (daemon, _) = rsm.managers();
+    kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+    rsm.next_managers(daemon);
+    rsm.wait_until("the socket is known", |rsm| {
+        rsm.ok(&["describe", "web"]).stdout.contains(&format!("unix:{socket}")).then_some(())
+    });
+    rsm.ok(&["reload", "web"]).says("it listens on a Unix socket");
+    wait_until("it listens again", || std::os::unix::net::UnixStream::connect(&socket).ok());
+}
+
+#[test]
+fn each_instance_has_its_own_inspector() {
+    let app = "const fs = require('fs'); const wait = setInterval(() => { if (!fs.existsSync('go')) return; \
+               clearInterval(wait); require('http').createServer((_, answer) => answer.end(`pid ${process.pid} `))\
+               .listen(process.env.AT, '127.0.0.1') }, 20)\n";
+    let inspector = crate::harness::ports::free_ports(3);
+    let port = free_port();
+    let rsm = Rsm::new().file("app.js", app).var("AT", &port.to_string()).file(
+        "ecosystem.toml",
+        &format!(
+            "[[apps]]\nname = \"web\"\nscript = \"./app.js\"\nexec_mode = \"cluster\"\ninstances = 3\n\
+             node_args = [\"--inspect={inspector}\"]\nlisten_timeout = \"100s\"\n"
+        ),
+    );
+    let mut start = rsm.command(&["start", "ecosystem.toml"]).spawn().unwrap();
+    for number in 0..3 {
+        wait_until("the inspector answers", || inspector_id(inspector + number));
+    }
+    // Listening on the port of the inspector is no sign of readiness.
+    assert_eq!(rsm.statuses("web"), ["launching"; 3]);
+    rsm.write("go", "");
+    assert!(start.wait().unwrap().success());
+    assert_eq!(rsm.statuses("web"), ["online"; 3]);
+    assert_eq!(responses(port, 60).len(), 3);
+    rsm.ok(&["reload", "web"]);
+    let ids =
+        [0, 1, 2].map(|number| wait_until("the inspector answers", || inspector_id(inspector + number)));
+    assert_eq!(BTreeSet::from(ids).len(), 3);
+}
+
+/// The identifier of the process that Node's inspector at a port belongs to.
+fn inspector_id(port: u16) -> Option<String> {
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(2))).ok()?;
+    socket.write_all(b"GET /json/list HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer); // it does not close the connection
+    let text = String::from_utf8_lossy(&answer);
+    Some(text.split_once("\"id\": \"")?.1.split_once('"')?.0.to_owned())
+}

@@ -342,6 +342,10 @@ impl PortControl for SimWorld {
         Vec::new()
     }
 
+    fn has_only_unix_sockets(&self, _: RunId) -> bool {
+        false
+    }
+
     fn port_warnings(&self, _: RunId) -> Vec<String> {
         Vec::new()
     }

@@ -175,13 +175,14 @@ fn restart(spec: &AppSpec) -> Section {
 }
 
 fn ports(detail: &InstanceDetail) -> Section {
-    let Some(ports) = detail.ports.as_ref().filter(|ports| !ports.mechanism.is_empty()) else {
-        return ("Ports", Vec::new());
-    };
-    let mut rows = vec![
-        ("addresses", ports.addresses.join(", ")),
-        ("port sharing", format!("{} ({})", ports.mechanism, ports.reason)),
-    ];
+    let Some(ports) = &detail.ports else { return ("Ports", Vec::new()) };
+    let mut rows = Vec::new();
+    if !ports.addresses.is_empty() || !ports.mechanism.is_empty() {
+        rows.push(("addresses", ports.addresses.join(", ")));
+    }
+    if !ports.mechanism.is_empty() {
+        rows.push(("port sharing", format!("{} ({})", ports.mechanism, ports.reason)));
+    }
     rows.extend(detail.connections.map(|count| ("connections", count.to_string())));
     rows.extend(ports.warnings.iter().map(|warning| ("warning", warning.clone())));
     ("Ports", rows)

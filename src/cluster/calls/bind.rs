@@ -53,6 +53,9 @@ impl Engine {
             // The caller has exited, or the pointer is invalid: the kernel reports the error.
             Err(_) => return CallVerdict::Continue,
         };
+        if let Some(path) = address::parse_unix(&bytes) {
+            return self.bind_unix_socket(run, call, args.fd, path);
+        }
         // With port 0 the kernel chooses another port for each instance: nothing to share.
         let Some(requested) = address::parse(&bytes).filter(|requested| requested.port() != 0) else {
             return CallVerdict::Continue;
@@ -89,6 +92,20 @@ impl Engine {
         }
         let bind = BindCall { run, notification: call.id, fd: args.fd, app, slot, caller, address, notifier };
         self.bind_inspected(&bind, socket)
+    }
+
+    /// The kernel binds a Unix socket: its file is created with the rights and in the directory of the caller.
+    fn bind_unix_socket(&mut self, run: u64, call: &Notification, fd: i32, path: String) -> CallVerdict {
+        let Ok(caller) = Caller::of_thread(call.tid) else { return CallVerdict::Continue };
+        let Ok(socket) = SocketFd::of(caller.pid, fd) else { return CallVerdict::Continue };
+        let path = match std::fs::read_link(format!("/proc/{}/cwd", call.tid)) {
+            Ok(cwd) if !path.starts_with(['/', '@']) => cwd.join(path).display().to_string(),
+            _ => path,
+        };
+        if self.state.bind_unix_socket(run, socket.inode, &path) {
+            self.warn(run, PortWarning::UnixSocketInUse { path });
+        }
+        CallVerdict::Continue
     }
 
     fn bind_inspected(&mut self, bind: &BindCall, socket: InspectedSocket) -> CallVerdict {
@@ -198,7 +215,9 @@ impl Engine {
         self.inject(bind, id, replaced)?;
         self.publish_mechanism(bind.run, None);
         if bind.address.protocol == Protocol::Udp {
-            self.on_listening(bind.run, id); // no `listen` follows
+            // No `listen` follows.
+            self.watch.record_listen(id, bind.run, bind.caller.pid, bind.fd);
+            self.on_listening(bind.run, id);
         }
         self.unused.schedule(bind.run);
         Ok(())
@@ -241,6 +260,7 @@ impl Engine {
         let is_multipath = replaces && socket.kind.is_multipath;
         self.publish_mechanism(bind.run, is_multipath.then_some(MULTIPATH_REASON));
         if !socket.is_tcp() {
+            self.watch.record_listen(id, bind.run, bind.caller.pid, bind.fd);
             self.on_listening(bind.run, id);
         }
         self.unused.schedule(bind.run);

@@ -25,7 +25,13 @@ impl Engine {
         let Some(entry) = self.state.run(run) else { return CallVerdict::Continue };
         let slot = self.state.slot_key(entry);
         // Unknown if the kernel bound it: port 0, or a Unix socket.
-        let Some(id) = self.state.by_inode(&entry.app, slot, inode) else { return CallVerdict::Continue };
+        let Some(id) = self.state.by_inode(&entry.app, slot, inode) else {
+            if let Some(path) = self.state.listen_on_unix_socket(run, inode) {
+                self.save();
+                self.host.publish(ClusterEvent::ListeningOnUnixSocket { run, path });
+            }
+            return CallVerdict::Continue;
+        };
         self.watch.record_listen(id, run, caller.pid, args.fd);
         CallVerdict::Return(self.listen_for(run, id, args.backlog, || {
             let process = pidfd_open(caller.pid)?;
@@ -112,7 +118,9 @@ impl Engine {
         if self.state.has_one_queue(&app) {
             self.sockets.watch_shutdown(id);
         }
-        self.host.publish(ClusterEvent::Listening { run, address });
+        if self.runs.get(run).is_none_or(|live| !live.is_inspector(address.port())) {
+            self.host.publish(ClusterEvent::Listening { run, address });
+        }
         self.unused.schedule(run);
     }
 
@@ -127,7 +135,12 @@ impl Engine {
             own.map(|(_, socket)| (socket.address, socket.app.clone())).collect();
         for (address, app) in &own {
             self.warn_if_shared(run, *address, app);
-            self.host.publish(ClusterEvent::Listening { run, address: *address });
+            if self.runs.get(run).is_none_or(|live| !live.is_inspector(address.port())) {
+                self.host.publish(ClusterEvent::Listening { run, address: *address });
+            }
+        }
+        for path in self.state.unix_listeners(run) {
+            self.host.publish(ClusterEvent::ListeningOnUnixSocket { run, path });
         }
         if !own.is_empty() {
             self.publish_mechanism(run, None);

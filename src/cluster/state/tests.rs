@@ -30,7 +30,13 @@ fn state_with(slots: u32, balance: Balance) -> ClusterState {
         let run = u64::from(slot) + 1;
         state.runs.insert(
             run,
-            RunState { app: "api".into(), slot, phase: RunPhase::Starting, restricts_ports: false },
+            RunState {
+                app: "api".into(),
+                slot,
+                phase: RunPhase::Starting,
+                restricts_ports: false,
+                unix_sockets: BTreeMap::new(),
+            },
         );
         let id = state.add(socket("api", slot, run));
         state.join_group(id);
@@ -95,7 +101,13 @@ fn two_apps_on_one_port_share_by_slot() {
     state.apps.insert("web".into(), PortSettings { slots: vec![0], ..PortSettings::default() });
     state.runs.insert(
         9,
-        RunState { app: "web".into(), slot: 0, phase: RunPhase::Starting, restricts_ports: false },
+        RunState {
+            app: "web".into(),
+            slot: 0,
+            phase: RunPhase::Starting,
+            restricts_ports: false,
+            unix_sockets: BTreeMap::new(),
+        },
     );
     let id = state.add(socket("web", 0, 9));
     assert_eq!(state.other_app_at(address(), "api"), None, "it does not listen yet");

@@ -1,6 +1,6 @@
 //! `Steering`: attaches a program to each group and rebalances groups that are served in turns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -9,7 +9,7 @@ use crate::cluster::address::{Address, Protocol};
 use crate::cluster::sockets::SocketStore;
 use crate::cluster::state::{ClusterState, SteeringPlan};
 use crate::cluster::steering::SteeringTarget;
-use crate::cluster::steering::rebalance::RoundRobinGroup;
+use crate::cluster::steering::rebalance::{HungQueues, Progress, RoundRobinGroup};
 use crate::cluster::steering::round_robin::RoundRobin;
 use crate::cluster::sys;
 use crate::spec::Balance;
@@ -24,6 +24,8 @@ pub(crate) struct AttachError {
 #[derive(Debug, Default)]
 pub(crate) struct Steering {
     round_robin: BTreeMap<Address, RoundRobinGroup>,
+    /// Of each slot in them, by its first socket.
+    progress: HashMap<u64, Progress>,
     /// The kernel does not let rsm attach eBPF programs.
     round_robin_unavailable: bool,
 }
@@ -67,9 +69,14 @@ impl Steering {
         }
     }
 
-    /// Rebalances all groups that are served in turns; the time until the next call, if there is such a group.
-    pub fn rebalance(&mut self, sockets: &SocketStore) -> Option<Duration> {
-        let pauses = self.round_robin.values_mut().map(|group| group.rebalance(sockets));
-        pauses.min()
+    /// Rebalances all groups that are served in turns; the time until the next call, if there is such a group, and the
+    /// queues that must be handed over.
+    pub fn rebalance(&mut self, sockets: &SocketStore) -> (Option<Duration>, Vec<HungQueues>) {
+        let known: HashSet<u64> = self.round_robin.values().flat_map(RoundRobinGroup::sockets).collect();
+        self.progress.retain(|socket, _| known.contains(socket));
+        let progress = &mut self.progress;
+        let (pauses, hung): (Vec<_>, Vec<_>) =
+            self.round_robin.values_mut().map(|group| group.rebalance(sockets, progress)).unzip();
+        (pauses.into_iter().min(), hung.into_iter().flatten().collect())
     }
 }

@@ -4,8 +4,8 @@
 
 use crate::cluster::steering::{KERNEL_CHOICE, ProbeRoute, SteeringTarget};
 use crate::process::bpf::{
-    Instruction, MAX_INSTRUCTIONS, jump, jump_eq, load_byte, load_mem, load_mem_index, load_word, mul, rem,
-    ret, shift_right, store_mem, xor_index,
+    Instruction, MAX_INSTRUCTIONS, jump, jump_eq, load_byte, load_imm, load_mem, load_mem_index, load_word,
+    mul, rem, ret, shift_right, skip_unless_greater, store_mem, xor, xor_index,
 };
 use crate::spec::Balance;
 
@@ -20,16 +20,22 @@ const V6_SOURCE: u32 = SKF_NET_OFF + 8;
 /// Multiplicative hash by Knuth: 2^32 divided by the golden ratio. Its high bits are well distributed.
 pub(super) const HASH_MULTIPLIER: u32 = 0x9E37_79B1;
 
+/// Other odd numbers with well distributed bits, for slots and for mixing (from MurmurHash3).
+const SLOT_MULTIPLIER: u32 = 0x85EB_CA6B;
+const MIX_MULTIPLIER: u32 = 0xC2B2_AE35;
+
 /// Memory word of the hash.
 const MEM_HASH: u32 = 0;
 /// Memory word of intermediate results.
 const MEM_SCRATCH: u32 = 1;
+/// Memory words of the highest hash so far, and of the number of its slot.
+const MEM_HIGHEST: u32 = 2;
+const MEM_CHOICE: u32 = 3;
 
 /// Members of one slot beyond this number get nothing: a jump cannot cross more instructions.
 const MAX_MEMBERS: usize = 100;
 
-/// The program that distributes connections over the eligible slots. `targets` are all slots in their order: with
-/// [`Balance::IpHash`] a slot that gets no connections now keeps its clients for later.
+/// The program that distributes connections over the eligible slots.
 pub(crate) fn program(
     balance: Balance,
     targets: &[SteeringTarget],
@@ -40,7 +46,7 @@ pub(crate) fn program(
     if !eligible.is_empty() {
         match balance {
             Balance::Random | Balance::Shared => random_target(&mut program, &eligible),
-            Balance::IpHash => ip_hash_target(&mut program, targets, &eligible),
+            Balance::IpHash => ip_hash_target(&mut program, &eligible),
         }
     }
     program.push(ret(KERNEL_CHOICE));
@@ -95,18 +101,31 @@ fn random_target(program: &mut Vec<Instruction>, eligible: &[&SteeringTarget]) {
     select_among(program, eligible.iter().copied(), &[load_word(SKF_AD_RANDOM)]);
 }
 
-fn ip_hash_target(program: &mut Vec<Instruction>, targets: &[SteeringTarget], eligible: &[&SteeringTarget]) {
+/// Chooses the slot with the highest hash of client and slot (rendezvous hashing): a client changes its slot only if its
+/// slot goes away, or if a new one has a higher hash.
+fn ip_hash_target(program: &mut Vec<Instruction>, eligible: &[&SteeringTarget]) {
     hash_client_address(program);
-    // Other bits than those that choose slot and substitute, or each slot would always use the same member.
-    let load_number = [load_mem(MEM_HASH), shift_right(4)];
-    program.push(rem(targets.len() as u32));
-    select_among(program, targets.iter(), &load_number);
-    // The slot is not eligible: other bits choose a substitute, so that its clients spread over all slots.
-    program.extend([load_mem(MEM_HASH), shift_right(7), rem(eligible.len() as u32)]);
-    select_among(program, eligible.iter().copied(), &load_number);
+    program.extend([load_imm(0), store_mem(MEM_HIGHEST), store_mem(MEM_CHOICE)]);
+    for (number, target) in (0u32..).zip(eligible) {
+        program.extend([load_mem(MEM_HASH), xor(target.key.wrapping_add(1).wrapping_mul(SLOT_MULTIPLIER))]);
+        mix(program);
+        program.extend([load_mem_index(MEM_HIGHEST), skip_unless_greater(3)]);
+        program.extend([store_mem(MEM_HIGHEST), load_imm(number), store_mem(MEM_CHOICE)]);
+    }
+    program.push(load_mem(MEM_CHOICE));
+    // Other bits than those that chose the slot, or each slot would always use the same member.
+    select_among(program, eligible.iter().copied(), &[load_mem(MEM_HASH), shift_right(4)]);
 }
 
-/// Leaves a hash of the client's address, 17 bits, in the accumulator and in memory.
+/// Mixes the bits of the accumulator.
+fn mix(program: &mut Vec<Instruction>) {
+    for multiplier in [HASH_MULTIPLIER, MIX_MULTIPLIER] {
+        program.extend([mul(multiplier), store_mem(MEM_SCRATCH), shift_right(15)]);
+        program.extend([load_mem_index(MEM_SCRATCH), xor_index()]);
+    }
+}
+
+/// Leaves a hash of the client's address in memory.
 fn hash_client_address(program: &mut Vec<Instruction>) {
     let mut v6 = vec![load_word(V6_SOURCE)];
     for word in 1..4 {
@@ -122,7 +141,8 @@ fn hash_client_address(program: &mut Vec<Instruction>) {
     program.push(jump_eq(6, 2, 0));
     program.extend([load_word(V4_SOURCE), jump(v6.len() as u32)]);
     program.extend(v6);
-    program.extend([mul(HASH_MULTIPLIER), shift_right(15), store_mem(MEM_HASH)]);
+    mix(program);
+    program.push(store_mem(MEM_HASH));
 }
 
 #[cfg(test)]
@@ -137,7 +157,7 @@ mod tests {
     }
 
     fn target(accepting: bool, members: &[u32]) -> SteeringTarget {
-        SteeringTarget { accepting, members: members.to_vec() }
+        SteeringTarget { accepting, members: members.to_vec(), key: members.first().copied().unwrap_or(0) }
     }
 
     /// Slots of one member each.
@@ -203,6 +223,17 @@ mod tests {
             }
         }
         assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+        // A fifth slot takes a fifth of the clients, and no client moves between the others.
+        let five = program(Balance::IpHash, &slots(&[true; 5]));
+        let mut moved = 0;
+        for client in 0..4000u32 {
+            let client = 0x7f00_0001 + client * 7;
+            match member_of_v4(&five, client) {
+                4 => moved += 1,
+                same => assert_eq!(member_of_v4(&all, client), same),
+            }
+        }
+        assert!((650..950).contains(&moved), "{moved}");
         assert!([0, 1, 3].iter().all(|slot| substitutes[*slot] > 200), "{substitutes:?}");
     }
 

@@ -8,7 +8,7 @@ pub(super) mod attach;
 pub(super) mod cbpf;
 mod ebpf;
 pub(super) mod migrate;
-mod rebalance;
+pub(super) mod rebalance;
 mod round_robin;
 
 use std::net::Ipv4Addr;
@@ -19,6 +19,8 @@ pub(crate) const KERNEL_CHOICE: u32 = u32::MAX;
 /// A slot as a steering program sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SteeringTarget {
+    /// Identifies the slot among those of the group, whatever other slots there are.
+    pub key: u32,
     /// Whether it may get connections.
     pub accepting: bool,
     /// Indices of its sockets in the group.

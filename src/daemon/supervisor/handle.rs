@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::selection;
 use super::input::{
     Input, Inspection, NewSettings, Operation, ReplySender, SampleRequest, SupervisorCommand,
 };
+use super::selection;
 use crate::instance::Instance;
 use crate::instance::snapshot::Snapshot;
 use crate::instance::status::RunId;

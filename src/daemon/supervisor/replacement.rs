@@ -42,11 +42,12 @@ impl<W: World> Supervisor<W> {
             None => (instance.spec().clone(), instance.inherited().clone()),
         };
         let online = instance.is_online();
-        if online && instance.spec().shares_ports() && spec.shares_ports() {
+        let has_unix_socket = instance.current_run().is_some_and(|run| self.world.has_only_unix_sockets(run));
+        if online && instance.spec().shares_ports() && spec.shares_ports() && !has_unix_socket {
             self.start_replacement(id, (spec, inherited), None, earlier_runs)?;
             return Ok((vec![(id, Goal::Replaced)], Vec::new()));
         }
-        let note = online.then(|| restarted_note(&spec.name));
+        let note = online.then(|| restarted_note(&spec.name, has_unix_socket));
         if let Some(instance) = self.registry.get_mut(id) {
             instance.update_spec(spec);
             instance.update_inherited(inherited);
@@ -60,7 +61,9 @@ impl<W: World> Supervisor<W> {
     pub(super) fn replace_or_restart(&mut self, id: u32, reason: String) {
         let Some(instance) = self.registry.get(id) else { return };
         let settings = (instance.spec().clone(), instance.inherited().clone());
-        let replaceable = self.registry.is_stable(instance) && instance.spec().shares_ports();
+        let has_unix_socket = instance.current_run().is_some_and(|run| self.world.has_only_unix_sockets(run));
+        let replaceable =
+            self.registry.is_stable(instance) && instance.spec().shares_ports() && !has_unix_socket;
         if !replaceable || self.start_replacement(id, settings, Some(reason.clone()), Vec::new()).is_err() {
             self.dispatch(id, InstanceEvent::Restart(Some(reason)));
         }
@@ -317,7 +320,13 @@ fn exit_reason(app: &AppSpec, exit: &Exit) -> String {
 }
 
 /// A note about an app that has to be stopped before it can be started.
-fn restarted_note(name: &str) -> String {
+fn restarted_note(name: &str, has_unix_socket: bool) -> String {
+    if has_unix_socket {
+        return format!(
+            "{name} was restarted, not reloaded: it listens on a Unix socket, which two processes cannot share; use a \
+            TCP port to reload it without downtime"
+        );
+    }
     format!(
         "{name} was restarted, not reloaded: its processes cannot share a port; set `hold_port = true` or \
         `exec_mode = \"cluster\"`"

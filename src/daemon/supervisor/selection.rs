@@ -98,7 +98,10 @@ pub fn has_patterns(selectors: &[String]) -> Result<bool, ApiError> {
 ///
 /// # Errors
 /// An expression is malformed or too large, or matches nothing.
-pub fn resolve_patterns(selectors: &[String], names: &BTreeMap<u32, String>) -> Result<Vec<String>, ApiError> {
+pub fn resolve_patterns(
+    selectors: &[String],
+    names: &BTreeMap<u32, String>,
+) -> Result<Vec<String>, ApiError> {
     let mut resolved = Vec::new();
     for selector in selectors {
         let Some(pattern) = pattern_of(selector) else {

@@ -71,6 +71,9 @@ pub trait PortControl {
     /// The shared ports on which the old run of an instance listens and the new one does not.
     fn missing_ports(&self, old: RunId, new: RunId) -> Vec<String>;
 
+    /// Whether a run listens on Unix sockets and nowhere else: they cannot be shared with a replacement.
+    fn has_only_unix_sockets(&self, run: RunId) -> bool;
+
     /// Warnings for users about the ports of runs after this one of the same instance.
     fn port_warnings(&self, last: RunId) -> Vec<String>;
 

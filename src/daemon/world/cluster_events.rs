@@ -34,6 +34,12 @@ impl ClusterHost for ClusterEvents {
                 let event = InstanceEvent::Listening { run: run.number };
                 let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
             }
+            ClusterEvent::ListeningOnUnixSocket { run, path } => {
+                let run = RunId::from_u64(run);
+                self.registry.add_unix_socket(run, &path);
+                let event = InstanceEvent::Listening { run: run.number };
+                let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
+            }
             ClusterEvent::Closed { run, address } => {
                 self.registry.remove_address(RunId::from_u64(run), &address.to_string());
             }

@@ -302,6 +302,10 @@ impl PortControl for SystemWorld {
         self.ports.borrow().registry().missing(old, new)
     }
 
+    fn has_only_unix_sockets(&self, run: RunId) -> bool {
+        self.ports.borrow().registry().has_only_unix_sockets(run)
+    }
+
     fn port_warnings(&self, last: RunId) -> Vec<String> {
         self.ports.borrow().registry().warnings(last.instance, last.number.saturating_add(1))
     }

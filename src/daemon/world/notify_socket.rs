@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind, recvmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, bind,
+    recvmsg, setsockopt, socket, sockopt,
 };
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::instance::status::RunId;
 use crate::ipc::message::SharedPorts;
 
+/// Distinguishes Unix sockets from other addresses.
+const UNIX_PREFIX: &str = "unix:";
+
 /// The shared ports by run. All clones share one table.
 #[derive(Clone, Debug, Default)]
 pub struct PortRegistry(Arc<Mutex<BTreeMap<u64, SharedPorts>>>);
@@ -23,6 +26,16 @@ impl PortRegistry {
 
     pub fn add_address(&self, run: RunId, address: String) {
         self.with(|runs| push_new(&mut runs.entry(run.to_u64()).or_default().addresses, address));
+    }
+
+    pub fn add_unix_socket(&self, run: RunId, path: &str) {
+        self.add_address(run, format!("{UNIX_PREFIX}{path}"));
+    }
+
+    /// Whether a run listens on Unix sockets and nowhere else.
+    pub fn has_only_unix_sockets(&self, run: RunId) -> bool {
+        let addresses = self.get(run).unwrap_or_default().addresses;
+        !addresses.is_empty() && addresses.iter().all(|it| it.starts_with(UNIX_PREFIX))
     }
 
     pub fn remove_address(&self, run: RunId, address: &str) {
@@ -63,10 +76,12 @@ impl PortRegistry {
         self.with(|runs| runs.range(first..=last).flat_map(|(_, ports)| ports.warnings.clone()).collect())
     }
 
-    /// The addresses at which `old` listens and `new` does not.
+    /// The addresses at which `old` listens and `new` does not. Without Unix sockets: paths may differ for each process.
     pub fn missing(&self, old: RunId, new: RunId) -> Vec<String> {
         let [old, new] = [old, new].map(|run| self.get(run).unwrap_or_default());
-        old.addresses.into_iter().filter(|address| !new.addresses.contains(address)).collect()
+        let is_missing =
+            |address: &String| !address.starts_with(UNIX_PREFIX) && !new.addresses.contains(address);
+        old.addresses.into_iter().filter(is_missing).collect()
     }
 }
 
@@ -109,5 +124,10 @@ mod tests {
         assert_eq!(registry.missing(run(1), run(2)), ["*:443"]);
         registry.remove_address(run(1), "*:443");
         assert!(registry.missing(run(1), run(2)).is_empty());
+        registry.add_unix_socket(run(1), "/run/control.sock");
+        assert!(registry.missing(run(1), run(2)).is_empty());
+        assert!(!registry.has_only_unix_sockets(run(1)) && !registry.has_only_unix_sockets(run(3)));
+        registry.remove_address(run(1), "*:80");
+        assert!(registry.has_only_unix_sockets(run(1)));
     }
 }

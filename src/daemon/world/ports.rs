@@ -20,6 +20,7 @@ use crate::cluster::{
 use crate::daemon::world::port_registry::PortRegistry;
 use crate::exit::{StartFailure, StartStep};
 use crate::instance::Instance;
+use crate::instance::inspector::inspector_port;
 use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::paths::Home;
@@ -165,6 +166,7 @@ impl PortSharing {
         let Some(process) = instance.status().state.process().filter(|_| spec.shares_ports()) else { return };
         let notifier = notifier.or_else(|| self.notifiers.borrow_mut().remove(&run.to_u64()));
         let Some((mechanism, reason)) = self.mechanism_of(run, instance) else { return };
+        let inspector_port = inspector_port(instance, &launch::environment(run, instance, &self.home));
         self.runs.insert(run);
         self.registry.remove_outdated(|other| other.instance == run.instance && !self.runs.contains(&other));
         self.cluster.run_started(RunStarted {
@@ -175,6 +177,7 @@ impl PortSharing {
             mechanism,
             reason,
             notifier,
+            inspector_port,
         });
     }
 

@@ -159,7 +159,8 @@ pub async fn serve_all<S: RequestHandler>(
     stop: impl Future<Output = ()>,
 ) {
     let (closing, closed) = watch::channel(false);
-    let shared = Rc::new(ServerState { handler, body_budget: BodyBudget::default(), closed, streams: Arc::default() });
+    let shared =
+        Rc::new(ServerState { handler, body_budget: BodyBudget::default(), closed, streams: Arc::default() });
     let connections = Connections::default();
     let (mut clients, mut rejected) = (JoinSet::new(), JoinSet::new());
     let mut stop = pin!(stop);

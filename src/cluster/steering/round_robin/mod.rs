@@ -90,7 +90,7 @@ mod tests {
     }
 
     fn target(accepting: bool, members: &[u32]) -> SteeringTarget {
-        SteeringTarget { accepting, members: members.to_vec() }
+        SteeringTarget { accepting, members: members.to_vec(), key: 0 }
     }
 
     /// Fails instead of passing without a test.
