@@ -82,7 +82,7 @@ apps     2 online, 1 stopped
 host     2 cores, load 0.50 0.25 0.00, memory 1.0 GB of 4.0 GB used
 home     /h
 socket   /h/rsm.sock
-blocked  stdin of app a (pid 3), for 1m
+blocked  stdin of app a (pid 3), for 60s
 ";
         assert_eq!(info(&shown, "0.2.0", Style::plain()), want);
     }
