@@ -43,6 +43,7 @@ fn service(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
             "restart",
             (app.workload() == Workload::Service && !uses_restart_policy(app)).then_some("unless-stopped"),
         )
+        .set("ulimits", YamlMap::new().set_some("nofile", spec.limits.nofile))
         .set("deploy", deploy(app))
         .set_some("stop_signal", (spec.stop.signal != "SIGTERM").then_some(spec.stop.signal.as_str()))
         .set_some("stop_grace_period", app.has_key("kill_timeout").then(|| duration(spec.stop.timeout)))

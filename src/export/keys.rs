@@ -105,6 +105,7 @@ pub const EXPORTED_KEYS: &[KeyExport] = &[
     row("interpreter", Same("ExecStart="), Same("command"), Same("command"), Same("command")),
     row("interpreter_args", Same("ExecStart="), Same("command"), Same("command"), Same("args")),
     row("source_map_support", Same("ExecStart="), Same("command"), Same("command"), Same("args")),
+    row("disable_source_map_support", FROM_FILE, FROM_FILE, FROM_FILE, FROM_FILE),
     row(
         "autostart",
         Same("[Install] is left out"),
@@ -408,6 +409,13 @@ pub const EXPORTED_KEYS: &[KeyExport] = &[
         Same("deploy.resources.limits.pids"),
         Lost("set podPidsLimit of the kubelet"),
         Same("config.pids_limit"),
+    ),
+    row(
+        "limits",
+        Same("LimitNOFILE="),
+        Same("ulimits.nofile"),
+        Lost("set the limit in the container runtime of the nodes"),
+        Same("config.ulimit"),
     ),
     row(
         "watch",

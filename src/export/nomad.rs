@@ -211,6 +211,9 @@ fn config(app: &ExportApp<'_>) -> Block {
         .list("args", args)
         .list("ports", &app.port().map(|_| "http").into_iter().collect::<Vec<_>>())
         .with(app.spec.limits.pids, |config, pids| config.raw("pids_limit", pids))
+        .with(app.spec.limits.nofile, |config, count| {
+            config.block("ulimit", Block::new().text("nofile", count.to_string()))
+        })
 }
 
 fn variables(app: &ExportApp<'_>) -> Block {

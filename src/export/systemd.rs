@@ -267,6 +267,7 @@ impl<'a> AppUnits<'a> {
         };
         unit.set_some("MemoryMax", spec.limits.memory.or(spec.max_memory_restart).map(bytes))
             .set_some("CPUQuota", spec.limits.cpu.map(|percent| format!("{percent}%")))
+            .set_some("LimitNOFILE", spec.limits.nofile.map(|count| count.to_string()))
             .set_some("TasksMax", spec.limits.pids.map(|count| count.to_string()))
             .set_some("AmbientCapabilities", spec.ports.privileged.then_some("CAP_NET_BIND_SERVICE"))
     }

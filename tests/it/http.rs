@@ -155,12 +155,11 @@ fn stalled_clients_block_nobody() {
 }
 
 #[test]
-fn too_many_clients_get_503() {
+fn many_connections_of_a_process_lock_out_no_other() {
     let (rsm, daemon) = with_an_app();
     let held: Vec<UnixStream> = (0..512).map(|_| rsm.socket()).collect();
-    rsm.run(&["list"]).code(1).says("too many connections").says("help:");
+    rsm.ok(&["list"]);
     drop(held);
-    wait_until("places are free again", || (rsm.run(&["list"]).code == Some(0)).then_some(()));
     the_same_answers(&rsm, daemon);
 }
 

@@ -200,11 +200,17 @@ fn stalled_address_of_bind_blocks_no_other_app() {
          http.server.SimpleHTTPRequestHandler).serve_forever()\n"
     );
     rsm.write("server.py", &server);
+    let entry = |name: &str| {
+        format!(
+            "[[apps]]\nname = '{name}'\nscript = '{name}.py'\nexec_mode = 'cluster'\ninstances = 2\nlisten_timeout = '60s'\n"
+        )
+    };
+    rsm.write("ecosystem.toml", &(entry("app") + &entry("server")));
     rsm.ok(&["start", "sleep 1000", "--name", "first"]);
     // It never listens, so the command waits for it.
-    let mut start = rsm.command(&["start", "app.py", "--name", "app", "-i", "2"]).spawn().unwrap();
+    let mut start = rsm.command(&["start", "ecosystem.toml", "--only", "app"]).spawn().unwrap();
     rsm.wait_until("the app", |rsm| (!rsm.pids("app").is_empty()).then_some(()));
-    rsm.ok(&["start", "server.py", "--name", "server", "-i", "2"]);
+    rsm.ok(&["start", "ecosystem.toml", "--only", "server"]);
     wait_until("a response of the server", || crate::harness::get(port, "/"));
     works(&rsm);
     is_reported(&rsm, "reading the memory of app app");

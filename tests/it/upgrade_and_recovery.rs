@@ -126,6 +126,7 @@ fn unusable_state_falls_back_to_previous() {
 #[test]
 fn missing_state_restores_saved_list() {
     let rsm = Rsm::new();
+    rsm.ok(&["conf", "autosave", "false"]);
     rsm.ok(&["start", "sleep 1000", "--name", "saved"]);
     rsm.ok(&["save"]);
     rsm.ok(&["start", "sleep 1000", "--name", "unsaved"]);

@@ -36,9 +36,8 @@ impl ClusterHost for ClusterEvents {
             }
             ClusterEvent::ListeningOnUnixSocket { run, path } => {
                 let run = RunId::from_u64(run);
+                // No sign of readiness: wrappers such as tsx listen on Unix sockets of their own before the app starts.
                 self.registry.add_unix_socket(run, &path);
-                let event = InstanceEvent::Listening { run: run.number };
-                let _ = self.queue.send(Input::InstanceEvent { instance: run.instance, event });
             }
             ClusterEvent::Closed { run, address } => {
                 self.registry.remove_address(RunId::from_u64(run), &address.to_string());

@@ -114,10 +114,16 @@ pub(crate) fn list_rotated(path: &Path, access: &LogAccess) -> io::Result<Vec<Ro
         let name = entry.file_name();
         let name = name.to_string_lossy();
         let Some(mark) = rotation_mark(&name, &prefix, &extension) else { continue };
-        // The file may have been removed since the directory was read.
-        let Ok(meta) = entry.metadata() else { continue };
+        let mut rotated = path.with_file_name(&*name);
+        let meta = entry.metadata().or_else(|_| {
+            // Since the directory was read, it was removed, or replaced by its compressed form, which the directory
+            // did not contain yet.
+            rotated = gzip_path(&rotated);
+            std::fs::symlink_metadata(&rotated)
+        });
+        let Ok(meta) = meta else { continue };
         if is_rotated_file(&mark, &dates, &path, &meta, access) && access.accepts(&location, &meta) {
-            files.extend(RotatedFile::new(path.with_file_name(&*name), &meta, &location, access));
+            files.extend(RotatedFile::new(rotated, &meta, &location, access));
         }
     }
     // If a file exists in both forms, compression was interrupted before it removed the uncompressed one.
@@ -125,6 +131,7 @@ pub(crate) fn list_rotated(path: &Path, access: &LogAccess) -> io::Result<Vec<Ro
     let duplicates: HashSet<PathBuf> = uncompressed.map(|file| gzip_path(&file.path)).collect();
     files.retain(|file| !duplicates.contains(&file.path));
     files.sort_by(RotatedFile::age_order);
+    files.dedup_by(|one, other| one.path == other.path);
     Ok(files)
 }
 

@@ -2,10 +2,11 @@
 //! written last.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::logs::files::access::LogAccess;
 use crate::logs::files::index::{StreamId, file_id};
+use crate::logs::files::rotated_name::{gzip_path, is_gzip_path};
 use crate::logs::files::rotation::{is_not_found, list_rotated};
 use crate::logs::item::LogPosition;
 use crate::logs::read::segment_reader::{BLOCK_SIZE, SegmentReader, micros, open};
@@ -47,6 +48,15 @@ pub(super) struct Cursor {
     missed: u64,
 }
 
+/// Opens a file of the log at `log`: a rotated one may have been replaced by its compressed form since the directory
+/// was read.
+fn open_any_form(path: &Path, log: &Path, access: &LogAccess) -> io::Result<Option<SegmentReader>> {
+    match open(path, access)? {
+        None if path != log && !is_gzip_path(path) => open(&gzip_path(path), access),
+        segment => Ok(segment),
+    }
+}
+
 impl Cursor {
     /// A cursor at the last `lines` lines, without files last written before `since` (microseconds since the
     /// epoch).
@@ -78,7 +88,7 @@ impl Cursor {
         paths.push(position.path.clone());
         let mut later = None;
         while let Some(path) = paths.pop() {
-            let Some(mut segment) = open(&path, access)? else { continue };
+            let Some(mut segment) = open_any_form(&path, &position.path, access)? else { continue };
             if segment.is_at(position) {
                 segment.seek_to(position.offset)?;
                 cursor.set_segment(segment);
@@ -131,7 +141,8 @@ impl Cursor {
                 left = left.saturating_sub(found);
             }
             let Some(path) = paths.pop().filter(|_| left > 0) else { return Ok(()) };
-            next = open(&path, &self.access)?.filter(|segment| Some(segment.id) != current_id);
+            next = open_any_form(&path, &self.path, &self.access)?
+                .filter(|segment| Some(segment.id) != current_id);
         }
     }
 
@@ -266,7 +277,7 @@ impl Cursor {
         candidates.push((self.path.clone(), u64::MAX));
         let mut is_past_current = false;
         for (path, candidate_modified) in candidates {
-            let Some(segment) = open(&path, &self.access)? else { continue };
+            let Some(segment) = open_any_form(&path, &self.path, &self.access)? else { continue };
             let first = segment.first_entry();
             // Line numbers are exact. Without an index, compare times.
             let follows = match (first, self.line) {
