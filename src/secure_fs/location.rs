@@ -97,7 +97,7 @@ impl Location {
         if self.is_trusted() || self.directory.is_private {
             return Ok(());
         }
-        Err(Refusal::new(&self.directory.path, "belongs to another user, or another user can write to it"))
+        Err(Refusal::error(&self.directory.path, "belongs to another user, or another user can write to it"))
     }
 
     fn stat(&self) -> io::Result<FileStat> {
@@ -113,7 +113,7 @@ impl Location {
     }
 
     fn refuse(&self, reason: &str) -> io::Error {
-        Refusal::new(self.path(), reason)
+        Refusal::error(self.path(), reason)
     }
 
     fn open_with(&self, flags: OFlag, mode: u32) -> io::Result<File> {

@@ -25,7 +25,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(path: impl Into<PathBuf>, reason: impl Into<String>) -> io::Error {
+    pub(super) fn error(path: impl Into<PathBuf>, reason: impl Into<String>) -> io::Error {
         let refusal = Self { path: path.into(), reason: reason.into() };
         io::Error::new(io::ErrorKind::PermissionDenied, refusal)
     }
@@ -105,7 +105,7 @@ pub(super) fn resolve(path: &Path, create: Option<FileUser>) -> io::Result<Resol
             libc::S_IFLNK if is_last && is_on_procfs(&opened) && !is_dir(&directory, &name) => {
                 if is_of_this_process(&directory.path) {
                     let reason = "is an open file of rsm, such as its standard output";
-                    return Err(Refusal::new(directory.path.join(name), reason));
+                    return Err(Refusal::error(directory.path.join(name), reason));
                 }
                 return directory.with_name(name, true);
             }
@@ -206,7 +206,7 @@ impl Directory {
                 let reason = format!(
                     "does not belong to user {user}, but a symbolic link in a directory of that user leads to it"
                 );
-                Err(Refusal::new(self.path, reason))
+                Err(Refusal::error(self.path, reason))
             }
             _ => Ok(Resolved { directory: self, name, is_magic_link }),
         }
@@ -221,7 +221,7 @@ impl Directory {
         let own = is_own(user) || self.link_owner.is_some_and(|other| other != user);
         if own || (link.st_uid != user && !is_own(link.st_uid)) {
             let reason = "is a symbolic link in a directory that other users can write to";
-            return Err(Refusal::new(self.path.join(name), reason));
+            return Err(Refusal::error(self.path.join(name), reason));
         }
         Ok(Some(user))
     }
@@ -230,7 +230,7 @@ impl Directory {
     fn create(&self, name: &OsStr, user: FileUser) -> io::Result<()> {
         if let Some(link_owner) = self.link_owner.filter(|link_owner| *link_owner != self.owner) {
             let reason = format!("is not created: a symbolic link of user {link_owner} leads to it");
-            return Err(Refusal::new(self.path.join(name), reason));
+            return Err(Refusal::error(self.path.join(name), reason));
         }
         match mkdirat(&self.fd, name, Mode::from_bits_truncate(0o777)) {
             Ok(()) => {}
