@@ -242,9 +242,11 @@ fn unix_socket_of_several_instances_is_refused() {
     let socket = rsm.dir().join("web.sock").display().to_string();
     let rsm = rsm.var("SOCK", &socket);
     let says = format!("cannot share the Unix socket {socket}");
-    rsm.run(&["start", "app.js", "--name", "web", "-i", "2"]).says(&says).says("instances = 1");
+    rsm.run(&["start", "app.js", "--name", "web", "-i", "2", "--listen-timeout", "6000"])
+        .says(&says)
+        .says("instances = 1");
     rsm.ok(&["delete", "web"]);
-    // One instance is ready as soon as it listens. It cannot be reloaded without a gap.
+    // One instance cannot be reloaded without a gap.
     rsm.ok(&["start", "app.js", "--name", "web", "-i", "1"]);
     rsm.ok(&["describe", "web"]).shows(&format!("unix:{socket}"));
     // The next daemon knows it, too.
