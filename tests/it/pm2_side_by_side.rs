@@ -139,6 +139,7 @@ const FILES: [(&str, &str); 4] = [
 #[test]
 fn lifecycle_commands_match_pm2() {
     let both = Both::new(&FILES);
+    both.rsm.ok(&["conf", "autosave", "false"]); // as in PM2
     assert_eq!(both.run(&["start", "ecosystem.config.js"]), 0);
     assert_eq!(names(&both.list()), ["api", "api", "later", "worker"]);
     assert_eq!(both.run(&["restart", "api"]), 0);
