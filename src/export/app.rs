@@ -9,7 +9,9 @@ use crate::config::{LocatedApp, Location};
 use crate::export::keys;
 use crate::export::target::{ExportOptions, Target};
 use crate::probes::ResolvedProbe;
-use crate::spec::{AppSpec, Balance, EnvVars, ExecMode, Launcher, Probe, ProbeAction};
+use crate::spec::{
+    AppSpec, Balance, Condition, EnvVars, ExecMode, Launcher, LogPath, Probe, ProbeAction, RestartDelay,
+};
 
 /// Parts of the name of a variable whose value is a secret.
 const SECRET_NAMES: &[&str] =
@@ -100,12 +102,10 @@ impl<'a> ExportApp<'a> {
         };
         let variable = || self.spec.env.get("PORT")?.parse().ok();
         let probed = || {
-            [self.spec.readiness.probe.as_ref(), self.spec.health.as_ref()].into_iter().flatten().find_map(
-                |probe| match self.probe_target(probe)? {
-                    ProbeTarget::Http { port, .. } | ProbeTarget::Tcp { port } => Some(port),
-                    ProbeTarget::Exec(_) => None,
-                },
-            )
+            [self.spec.readiness.probe.as_ref(), self.spec.health.as_ref()]
+                .into_iter()
+                .flatten()
+                .find_map(|probe| self.probe_target(probe)?.port())
         };
         listen.or_else(serve).or_else(variable).or_else(probed)
     }
@@ -128,6 +128,55 @@ impl<'a> ExportApp<'a> {
             && self.spec.increment_var.as_deref() != Some("PORT")
     }
 
+    /// The apps of the file that it depends on, with the conditions.
+    pub(super) fn dependencies<'b>(&self, apps: &'b [ExportApp<'b>]) -> Vec<(&'b ExportApp<'b>, Condition)> {
+        let find = |name: &str| apps.iter().find(|other| other.spec.name == name);
+        let dependencies = self.spec.depends_on.iter();
+        dependencies.filter_map(|dependency| Some((find(&dependency.app)?, dependency.condition))).collect()
+    }
+
+    /// The memory limit in bytes. No engine restarts an app gracefully at a limit.
+    pub(super) fn memory_limit(&self) -> Option<u64> {
+        self.spec.limits.memory.or(self.spec.max_memory_restart)
+    }
+
+    /// The delay before the first restart.
+    pub(super) fn first_restart_delay(&self) -> Duration {
+        match self.spec.restart.delay {
+            RestartDelay::Fixed(delay) => delay,
+            RestartDelay::Backoff { initial } | RestartDelay::Pm2Backoff { initial } => initial,
+        }
+    }
+
+    /// The stop signal, unless it is that of all engines.
+    pub(super) fn stop_signal(&self) -> Option<&str> {
+        Some(self.spec.stop.signal.as_str()).filter(|signal| *signal != "SIGTERM")
+    }
+
+    /// The grace period, if it was given.
+    pub(super) fn grace_period(&self) -> Option<Duration> {
+        self.has_key("kill_timeout").then_some(self.spec.stop.timeout)
+    }
+
+    /// Whether its output is not written to files.
+    pub(super) fn discards_output(&self) -> bool {
+        self.spec.logs.out == LogPath::Discard && self.spec.logs.err == LogPath::Discard
+    }
+
+    /// The namespace, unless it is the default.
+    pub(super) fn namespace(&self) -> Option<&'a str> {
+        Some(self.spec.namespace.as_str()).filter(|namespace| *namespace != "default")
+    }
+
+    /// The path and the interval of its HTTP check: of `health`, else of `ready`.
+    pub(super) fn http_check(&self) -> Option<(String, Duration)> {
+        let probe = self.spec.health.as_ref().or(self.spec.readiness.probe.as_ref())?;
+        match self.probe_target(probe)? {
+            ProbeTarget::Http { path, .. } => Some((path, probe.interval)),
+            ProbeTarget::Tcp { .. } | ProbeTarget::Exec(_) => None,
+        }
+    }
+
     /// Whether connections of one client go to one instance.
     pub(super) fn is_sticky(&self) -> bool {
         self.spec.balance == Balance::IpHash
@@ -135,42 +184,43 @@ impl<'a> ExportApp<'a> {
 
     /// The command in an image: programs by name, files relative to the working directory.
     pub(super) fn image_command(&self) -> Vec<String> {
-        let script = self.image_path(&self.spec.script);
-        match &self.spec.launcher {
-            Launcher::Direct => std::iter::once(script).chain(self.spec.args.iter().cloned()).collect(),
-            Launcher::Interpreter { program, args } => std::iter::once(base_name(program))
-                .chain(args.iter().cloned())
-                .chain([script])
-                .chain(self.spec.args.iter().cloned())
-                .collect(),
-            Launcher::Shell => vec!["/bin/sh".into(), "-c".into(), self.shell_line()],
-            Launcher::Serve => {
-                let args = self.spec.args.iter().enumerate();
-                let args = args.map(|(n, arg)| if n == 0 { self.image_path(arg) } else { arg.clone() });
-                ["rsm".to_owned(), "serve-files".into()].into_iter().chain(args).collect()
-            }
-        }
+        self.command("rsm", base_name, |path| self.image_path(path))
     }
 
     /// The command on this machine, with absolute paths.
     pub(super) fn host_command(&self) -> Vec<String> {
+        let rsm = std::env::current_exe();
+        let rsm = rsm.map_or_else(|_| "rsm".into(), |path| path.to_string_lossy().into_owned());
+        self.command(&rsm, str::to_owned, str::to_owned)
+    }
+
+    /// The command, with these names of rsm, interpreters and files of the app.
+    fn command(
+        &self,
+        rsm: &str,
+        interpreter: impl Fn(&str) -> String,
+        file: impl Fn(&str) -> String,
+    ) -> Vec<String> {
         let spec = self.spec;
-        match &spec.launcher {
-            Launcher::Direct => {
-                std::iter::once(spec.script.clone()).chain(spec.args.iter().cloned()).collect()
+        let mut words = match &spec.launcher {
+            Launcher::Direct => vec![file(&spec.script)],
+            Launcher::Interpreter { program, args } => {
+                let mut words = vec![interpreter(program)];
+                words.extend_from_slice(args);
+                words.push(file(&spec.script));
+                words
             }
-            Launcher::Interpreter { program, args } => std::iter::once(program.clone())
-                .chain(args.iter().cloned())
-                .chain([spec.script.clone()])
-                .chain(spec.args.iter().cloned())
-                .collect(),
-            Launcher::Shell => vec!["/bin/sh".into(), "-c".into(), self.shell_line()],
+            Launcher::Shell => return vec!["/bin/sh".into(), "-c".into(), self.shell_line()],
             Launcher::Serve => {
-                let rsm = std::env::current_exe()
-                    .map_or_else(|_| "rsm".into(), |path| path.to_string_lossy().into_owned());
-                [rsm, "serve-files".into()].into_iter().chain(spec.args.iter().cloned()).collect()
+                let (directory, options) = spec.args.split_at(spec.args.len().min(1));
+                let mut words = vec![rsm.to_owned(), "serve-files".into()];
+                words.extend(directory.iter().map(|directory| file(directory)));
+                words.extend_from_slice(options);
+                return words;
             }
-        }
+        };
+        words.extend_from_slice(&spec.args);
+        words
     }
 
     /// The shell command with its arguments.
@@ -230,6 +280,15 @@ impl ProbeTarget {
             Self::Exec(line) => line.clone(),
         }
     }
+}
+
+/// The sections of a proxy for all apps, one for each app that has a port and is a service.
+pub(super) fn proxy_sections(apps: &[ExportApp<'_>], section: impl Fn(&ExportApp<'_>) -> String) -> String {
+    let of_app = |app: &ExportApp<'_>| match app.ports().is_empty() || app.workload() != Workload::Service {
+        true => format!("\n# {}: no port is known (`listen`, the variable PORT, or a probe).\n", app.slug),
+        false => section(app),
+    };
+    apps.iter().map(of_app).collect()
 }
 
 /// Whether the value of a variable must not be written: by its name, or because it is an address with a password.

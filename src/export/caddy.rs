@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::export::app::{ExportApp, ProbeTarget, Workload, duration};
+use crate::export::app::{ExportApp, duration, proxy_sections};
 use crate::export::target::{ExportedFile, Target, header};
 
 /// One Caddyfile with a site for each app that has a port.
@@ -12,18 +12,7 @@ pub(super) fn files(apps: &[ExportApp<'_>]) -> Vec<ExportedFile> {
         "Without http:// in front of a host name, Caddy obtains a certificate for it.",
     ];
     let mut text = header(Target::Caddy, &usage);
-    for app in apps {
-        match app.ports().is_empty() || app.workload() != Workload::Service {
-            true => {
-                let _ = writeln!(
-                    text,
-                    "\n# {}: no port is known (`listen`, the variable PORT, or a probe).",
-                    app.slug
-                );
-            }
-            false => text.push_str(&site(app)),
-        }
-    }
+    text.push_str(&proxy_sections(apps, site));
     vec![ExportedFile { name: "Caddyfile".into(), text, is_secret: false }]
 }
 
@@ -42,19 +31,11 @@ fn proxy(app: &ExportApp<'_>, ports: &[u16]) -> String {
     if app.is_sticky() && ports.len() > 1 {
         options.push_str("\t\t# The same client reaches the same instance.\n\t\tlb_policy ip_hash\n");
     }
-    if let Some((path, interval)) = health_check(app).filter(|_| ports.len() > 1) {
-        let _ = writeln!(options, "\t\thealth_uri {path}\n\t\thealth_interval {interval}");
+    if let Some((path, interval)) = app.http_check().filter(|_| ports.len() > 1) {
+        let _ = writeln!(options, "\t\thealth_uri {path}\n\t\thealth_interval {}", duration(interval));
     }
     match options.is_empty() {
         true => format!("\treverse_proxy {}\n", upstreams.join(" ")),
         false => format!("\treverse_proxy {} {{\n{options}\t}}\n", upstreams.join(" ")),
-    }
-}
-
-fn health_check(app: &ExportApp<'_>) -> Option<(String, String)> {
-    let probe = app.spec.health.as_ref().or(app.spec.readiness.probe.as_ref())?;
-    match app.probe_target(probe)? {
-        ProbeTarget::Http { path, .. } => Some((path, duration(probe.interval))),
-        ProbeTarget::Tcp { .. } | ProbeTarget::Exec(_) => None,
     }
 }

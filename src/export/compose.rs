@@ -3,7 +3,7 @@
 use crate::export::app::{ExportApp, Workload, duration, size};
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::yaml::{Yaml, YamlMap};
-use crate::spec::{Condition, LogFormat, LogPath, Probe, RestartDelay};
+use crate::spec::{Condition, LogFormat, Probe};
 
 /// The Compose file, and a file for the secrets of each app that has some.
 pub(super) fn files(apps: &[ExportApp<'_>], options: &ExportOptions) -> Vec<ExportedFile> {
@@ -31,7 +31,7 @@ fn service(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
         .set("command", texts(&app.image_command()))
         .set(
             "environment",
-            app.env.iter().fold(YamlMap::new(), |env, (name, value)| env.set(name, always_quoted(value))),
+            app.env.iter().fold(YamlMap::new(), |env, (name, value)| env.set(name, interpolated(value))),
         )
         .set("env_file", Yaml::texts((!app.secrets.is_empty()).then(|| secrets_name(app))))
         .set_some("user", spec.account.as_ref().map(|account| format!("{}:{}", account.uid, account.gid)))
@@ -45,8 +45,8 @@ fn service(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
         )
         .set("ulimits", YamlMap::new().set_some("nofile", spec.limits.nofile))
         .set("deploy", deploy(app))
-        .set_some("stop_signal", (spec.stop.signal != "SIGTERM").then_some(spec.stop.signal.as_str()))
-        .set_some("stop_grace_period", app.has_key("kill_timeout").then(|| duration(spec.stop.timeout)))
+        .set_some("stop_signal", app.stop_signal())
+        .set_some("stop_grace_period", app.grace_period().map(duration))
         .set("logging", logging(app))
         .set("develop", develop(app))
         .set("labels", labels(app))
@@ -62,16 +62,10 @@ fn texts(words: &[String]) -> Yaml {
     Yaml::texts(words.iter().map(|word| interpolated(word)))
 }
 
-/// An environment variable: always in quotes, so that numbers stay text.
-fn always_quoted(value: &str) -> Yaml {
-    Yaml::text(interpolated(value))
-}
-
 /// Dependencies, with the condition that the check of the other service allows.
 fn dependencies(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> YamlMap {
-    app.spec.depends_on.iter().fold(YamlMap::new(), |map, name| {
-        let Some(other) = apps.iter().find(|other| other.spec.name == name.app) else { return map };
-        let condition = match (name.condition, other.workload()) {
+    app.dependencies(apps).into_iter().fold(YamlMap::new(), |map, (other, condition)| {
+        let condition = match (condition, other.workload()) {
             (Condition::Started, _) => "service_started",
             (Condition::Completed, _) | (_, Workload::Job) => "service_completed_successfully",
             _ if healthcheck(other).is_some() => "service_healthy",
@@ -113,16 +107,12 @@ fn deploy(app: &ExportApp<'_>) -> YamlMap {
     let spec = app.spec;
     let limits = YamlMap::new()
         .set_some("cpus", spec.limits.cpu.map(|percent| format!("{}.{:02}", percent / 100, percent % 100)))
-        .set_some("memory", spec.limits.memory.or(spec.max_memory_restart).map(memory))
+        .set_some("memory", app.memory_limit().map(memory))
         .set_some("pids", spec.limits.pids);
-    let delay = match spec.restart.delay {
-        RestartDelay::Fixed(delay) => delay,
-        RestartDelay::Backoff { initial } | RestartDelay::Pm2Backoff { initial } => initial,
-    };
     let restart = match app.workload() == Workload::Service && uses_restart_policy(app) {
         true => YamlMap::new()
             .set("condition", "any")
-            .set("delay", duration(delay))
+            .set("delay", duration(app.first_restart_delay()))
             .set_some("max_attempts", app.has_key("max_restarts").then_some(spec.restart.max_restarts))
             .set_some("window", app.has_key("restart_window").then(|| duration(spec.restart.window))),
         false => YamlMap::new(),
@@ -149,7 +139,7 @@ fn memory(bytes: u64) -> String {
 
 fn logging(app: &ExportApp<'_>) -> YamlMap {
     let logs = &app.spec.logs;
-    if logs.out == LogPath::Discard && logs.err == LogPath::Discard {
+    if app.discards_output() {
         return YamlMap::new().set("driver", "none");
     }
     if !app.has_key("logs") && logs.format != LogFormat::Json {
@@ -190,12 +180,8 @@ fn profile(app: &ExportApp<'_>) -> Option<&'static str> {
     }
 }
 
-/// The namespace of an app, unless it is the default.
 fn labels(app: &ExportApp<'_>) -> YamlMap {
-    match app.spec.namespace.as_str() {
-        "default" => YamlMap::new(),
-        namespace => YamlMap::new().set("namespace", Yaml::text(interpolated(namespace))),
-    }
+    YamlMap::new().set_some("namespace", app.namespace().map(interpolated))
 }
 
 fn secrets_name(app: &ExportApp<'_>) -> String {

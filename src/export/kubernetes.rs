@@ -6,8 +6,7 @@ use std::time::Duration;
 use crate::export::app::{ExportApp, ProbeTarget, Workload, size, whole_seconds};
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::yaml::{Yaml, YamlMap};
-use crate::spec::dependencies::Dependency;
-use crate::spec::{Launcher, Overlap, Probe};
+use crate::spec::{Condition, Launcher, Overlap, Probe};
 
 /// Interval of the probe that waits for the start.
 const STARTUP_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,10 +32,7 @@ pub(super) fn files(apps: &[ExportApp<'_>], options: &ExportOptions) -> Vec<Expo
 
 fn object(api_version: &str, kind: &str, name: &str, app: &ExportApp<'_>) -> YamlMap {
     let labels = YamlMap::new().set("app.kubernetes.io/name", app.slug.as_str());
-    let labels = match app.spec.namespace.as_str() {
-        "default" => labels,
-        namespace => labels.set("app.kubernetes.io/part-of", label(namespace)),
-    };
+    let labels = labels.set_some("app.kubernetes.io/part-of", app.namespace().map(label));
     YamlMap::new()
         .set("apiVersion", api_version)
         .set("kind", kind)
@@ -146,8 +142,8 @@ fn template(
     options: &ExportOptions,
     restart: Option<&str>,
 ) -> YamlMap {
-    let grace = app.has_key("kill_timeout").then(|| whole_seconds(app.spec.stop.timeout));
-    let stop_signal = app.has_key("kill_signal") && app.spec.stop.signal != "SIGTERM";
+    let grace = app.grace_period().map(whole_seconds);
+    let stop_signal = app.has_key("kill_signal") && app.stop_signal().is_some();
     let spec = YamlMap::new()
         .comments(&app.remarks)
         .set_some("os", stop_signal.then(|| YamlMap::new().set("name", "linux")))
@@ -170,8 +166,7 @@ fn wait_for_dependencies(
     apps: &[ExportApp<'_>],
     options: &ExportOptions,
 ) -> Vec<YamlMap> {
-    let wait = |name: &Dependency| {
-        let other = apps.iter().find(|other| other.spec.name == name.app)?;
+    let wait = |(other, _): (&ExportApp<'_>, Condition)| {
         if other.workload() == Workload::Job {
             return Some(container(other, options, false));
         }
@@ -183,7 +178,7 @@ fn wait_for_dependencies(
                 .set("command", Yaml::texts(["sh", "-c", &line])),
         )
     };
-    app.spec.depends_on.iter().filter_map(wait).collect()
+    app.dependencies(apps).into_iter().filter_map(wait).collect()
 }
 
 fn container(app: &ExportApp<'_>, options: &ExportOptions, stop_signal: bool) -> YamlMap {
@@ -304,7 +299,7 @@ fn startup(app: &ExportApp<'_>) -> Option<YamlMap> {
 fn resources(app: &ExportApp<'_>) -> YamlMap {
     let limits = YamlMap::new()
         .set_some("cpu", app.spec.limits.cpu.map(|percent| format!("{}m", u64::from(percent) * 10)))
-        .set_some("memory", app.spec.limits.memory.or(app.spec.max_memory_restart).map(memory));
+        .set_some("memory", app.memory_limit().map(memory));
     YamlMap::new().set("limits", limits)
 }
 

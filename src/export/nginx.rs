@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::export::app::{ExportApp, ProbeTarget, Workload};
+use crate::export::app::{ExportApp, proxy_sections};
 use crate::export::target::{ExportedFile, Target, header};
 
 /// The number of source addresses among which the clients of a sticky app are spread. nginx wants percentages.
@@ -16,18 +16,7 @@ pub(super) fn files(apps: &[ExportApp<'_>]) -> Vec<ExportedFile> {
     text.push_str(
         "\nmap $http_upgrade $connection_upgrade {\n    default upgrade;\n    \"\"      \"\";\n}\n",
     );
-    for app in apps {
-        match app.ports().is_empty() || app.workload() != Workload::Service {
-            true => {
-                let _ = writeln!(
-                    text,
-                    "\n# {}: no port is known (`listen`, the variable PORT, or a probe).",
-                    app.slug
-                );
-            }
-            false => text.push_str(&server(app)),
-        }
-    }
+    text.push_str(&proxy_sections(apps, server));
     vec![ExportedFile { name: "nginx.conf".into(), text, is_secret: false }]
 }
 
@@ -114,13 +103,8 @@ fn variable(name: &str) -> String {
 
 /// The path of an HTTP probe, if nginx can match it exactly.
 fn health_path(app: &ExportApp<'_>) -> Option<String> {
-    let probe = app.spec.health.as_ref().or(app.spec.readiness.probe.as_ref())?;
-    match app.probe_target(probe)? {
-        ProbeTarget::Http { path, .. } => {
-            let path = path.split('?').next()?.to_owned();
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
-            (path.len() > 1 && path.chars().all(is_plain)).then_some(path)
-        }
-        ProbeTarget::Tcp { .. } | ProbeTarget::Exec(_) => None,
-    }
+    let (path, _) = app.http_check()?;
+    let path = path.split('?').next()?.to_owned();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+    (path.len() > 1 && path.chars().all(is_plain)).then_some(path)
 }

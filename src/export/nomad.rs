@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::export::app::{ExportApp, ProbeTarget, Workload, duration};
 use crate::export::hcl::{Block, quote};
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
-use crate::spec::{LogPath, Probe, RestartDelay};
+use crate::spec::Probe;
 
 /// Bytes of a megabyte of Nomad.
 const MEGABYTE: u64 = 1 << 20;
@@ -35,11 +35,10 @@ fn job(app: &ExportApp<'_>, apps: &[ExportApp<'_>], options: &ExportOptions) -> 
         Workload::Job | Workload::ScheduledJob => "batch",
     };
     let schedule = app.spec.cron_restart.as_ref().filter(|_| app.workload() == Workload::ScheduledJob);
-    let namespace = Some(&app.spec.namespace).filter(|namespace| *namespace != "default");
     Block::new()
         .comments(&app.remarks)
         .text("type", kind)
-        .with(namespace, |job, namespace| job.block("meta", Block::new().text("namespace", namespace)))
+        .with(app.namespace(), |job, namespace| job.block("meta", Block::new().text("namespace", namespace)))
         .with(schedule, |job, pattern| {
             let periodic = Block::new()
                 .list("crons", &[cron(pattern)])
@@ -137,24 +136,18 @@ fn restart(app: &ExportApp<'_>) -> Block {
     if app.workload() != Workload::Service {
         return Block::new().raw("attempts", 0).text("mode", "fail");
     }
-    let delay = match restart.delay {
-        RestartDelay::Fixed(delay) => delay,
-        RestartDelay::Backoff { initial } | RestartDelay::Pm2Backoff { initial } => initial,
-    };
     Block::new()
         .raw("attempts", restart.max_restarts)
         .text("interval", duration(restart.window))
-        .text("delay", duration(delay))
+        .text("delay", duration(app.first_restart_delay()))
         .text("mode", "fail")
 }
 
 /// A task that waits for the services of the dependencies before the app starts.
 fn wait_for_dependencies(app: &ExportApp<'_>, apps: &[ExportApp<'_>]) -> Option<Block> {
-    let ports = app.spec.depends_on.iter().filter_map(|name| {
-        let other = apps.iter().find(|other| other.spec.name == name.app)?;
-        other.port().map(|_| other.slug.as_str())
-    });
-    let lines: Vec<String> = ports
+    let dependencies = app.dependencies(apps);
+    let services = dependencies.iter().filter_map(|(other, _)| other.port().map(|_| other.slug.as_str()));
+    let lines: Vec<String> = services
         .map(|slug| format!("{{{{ range nomadService \"{slug}\" }}}}until nc -z {{{{ .Address }}}} {{{{ .Port }}}}; do sleep 1; done\n{{{{ end }}}}"))
         .collect();
     if lines.is_empty() {
@@ -183,12 +176,8 @@ fn task(app: &ExportApp<'_>, options: &ExportOptions) -> Block {
     Block::new()
         .text("driver", "docker")
         .with(account, |task, account| task.text("user", account))
-        .with((spec.stop.signal != "SIGTERM").then_some(&spec.stop.signal), |task, signal| {
-            task.text("kill_signal", signal)
-        })
-        .with(app.has_key("kill_timeout").then_some(spec.stop.timeout), |task, time| {
-            task.text("kill_timeout", duration(time))
-        })
+        .with(app.stop_signal(), |task, signal| task.text("kill_signal", signal))
+        .with(app.grace_period(), |task, time| task.text("kill_timeout", duration(time)))
         .block("config", config(app))
         .block("env", variables(app))
         .block("template", secrets(app, options))
@@ -263,10 +252,9 @@ fn secrets(app: &ExportApp<'_>, options: &ExportOptions) -> Block {
 }
 
 fn resources(app: &ExportApp<'_>) -> Block {
-    let memory = app.spec.limits.memory.or(app.spec.max_memory_restart);
     Block::new()
         .with(app.spec.limits.cpu, |block, percent| block.raw("cores", percent.div_ceil(100).max(1)))
-        .with(memory, |block, bytes| block.raw("memory", bytes.div_ceil(MEGABYTE).max(10)))
+        .with(app.memory_limit(), |block, bytes| block.raw("memory", bytes.div_ceil(MEGABYTE).max(10)))
 }
 
 /// The disk of an allocation must be larger than its log files.
@@ -285,7 +273,7 @@ fn disk(app: &ExportApp<'_>) -> Block {
 
 fn logs(app: &ExportApp<'_>) -> Block {
     let logs = &app.spec.logs;
-    if logs.out == LogPath::Discard && logs.err == LogPath::Discard {
+    if app.discards_output() {
         return Block::new().raw("disabled", true);
     }
     if !app.has_key("logs") {

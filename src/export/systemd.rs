@@ -9,7 +9,6 @@ use crate::export::calendar::on_calendar;
 use crate::export::target::{ExportOptions, ExportedFile, Target, header};
 use crate::export::unit::{Unit, assignment, command_word, escape_specifiers, file_assignment, unit_name};
 use crate::program;
-use crate::spec::dependencies::Dependency;
 use crate::spec::{KillMode, LogPath, Probe, RestartDelay};
 
 /// The longest delay of a restart backoff.
@@ -22,7 +21,7 @@ const SPECIFIER: char = '\u{fdd0}';
 /// The units of all apps.
 pub(super) fn files(apps: &[ExportApp<'_>], options: &ExportOptions) -> Vec<ExportedFile> {
     let mut files = Vec::new();
-    let namespaces: BTreeSet<&str> = apps.iter().filter_map(namespace).collect();
+    let namespaces: BTreeSet<&str> = apps.iter().filter_map(ExportApp::namespace).collect();
     for namespace in namespaces {
         let unit = Unit::new([format!("Starts and stops the apps of the namespace {namespace}.")])
             .section("Unit")
@@ -35,11 +34,6 @@ pub(super) fn files(apps: &[ExportApp<'_>], options: &ExportOptions) -> Vec<Expo
         files.extend(AppUnits::new(app, apps).files(options));
     }
     files
-}
-
-/// The namespace of an app, unless it is the default.
-fn namespace<'a>(app: &ExportApp<'a>) -> Option<&'a str> {
-    Some(app.spec.namespace.as_str()).filter(|namespace| *namespace != "default")
 }
 
 fn file(name: String, unit: Unit) -> ExportedFile {
@@ -59,11 +53,7 @@ struct AppUnits<'a> {
 
 impl<'a> AppUnits<'a> {
     fn new(app: &'a ExportApp<'a>, apps: &[ExportApp<'_>]) -> Self {
-        let dependency = |name: &Dependency| {
-            let found = apps.iter().find(|other| other.spec.name == name.app)?;
-            Some(group_unit(found))
-        };
-        let dependencies = app.spec.depends_on.iter().filter_map(dependency).collect();
+        let dependencies = app.dependencies(apps).iter().map(|(other, _)| group_unit(other)).collect();
         Self { app, name: unit_name(&app.spec.name), is_template: is_template(app), dependencies }
     }
 
@@ -157,7 +147,7 @@ impl<'a> AppUnits<'a> {
 
     fn part_of(&self) -> Option<String> {
         let own = self.is_template.then(|| format!("{}.target", self.name));
-        let namespace = namespace(self.app).map(|namespace| format!("{}.target", unit_name(namespace)));
+        let namespace = self.app.namespace().map(|namespace| format!("{}.target", unit_name(namespace)));
         own.or(namespace)
     }
 
@@ -249,8 +239,8 @@ impl<'a> AppUnits<'a> {
 
     fn stop(&self, unit: Unit) -> Unit {
         let (app, stop) = (self.app, &self.app.spec.stop);
-        unit.set_some("KillSignal", (stop.signal != "SIGTERM").then_some(&stop.signal))
-            .set_some("TimeoutStopSec", app.has_key("kill_timeout").then(|| duration(stop.timeout)))
+        unit.set_some("KillSignal", app.stop_signal())
+            .set_some("TimeoutStopSec", app.grace_period().map(duration))
             .set_some("KillMode", (stop.mode == KillMode::Main).then_some("process"))
             .set_some(
                 "TimeoutStartSec",
@@ -265,7 +255,7 @@ impl<'a> AppUnits<'a> {
             let (number, unit) = size(bytes);
             format!("{number}{unit}")
         };
-        unit.set_some("MemoryMax", spec.limits.memory.or(spec.max_memory_restart).map(bytes))
+        unit.set_some("MemoryMax", self.app.memory_limit().map(bytes))
             .set_some("CPUQuota", spec.limits.cpu.map(|percent| format!("{percent}%")))
             .set_some("LimitNOFILE", spec.limits.nofile.map(|count| count.to_string()))
             .set_some("TasksMax", spec.limits.pids.map(|count| count.to_string()))
@@ -287,7 +277,7 @@ impl<'a> AppUnits<'a> {
         if !spec.autostart || self.is_template || self.app.workload() == Workload::ScheduledJob {
             return unit;
         }
-        let target = namespace(self.app).map(|namespace| format!("{}.target", unit_name(namespace)));
+        let target = self.app.namespace().map(|namespace| format!("{}.target", unit_name(namespace)));
         unit.section("Install").set("WantedBy", target.as_deref().unwrap_or("multi-user.target"))
     }
 
@@ -302,11 +292,11 @@ impl<'a> AppUnits<'a> {
         .section("Unit")
         .set("Description", format!("Instances of {}", escape_specifiers(&app.spec.name)))
         .set("Wants", instances.join(" "))
-        .set_some("PartOf", namespace(app).map(|namespace| format!("{}.target", unit_name(namespace))));
+        .set_some("PartOf", app.namespace().map(|namespace| format!("{}.target", unit_name(namespace))));
         if !app.spec.autostart {
             return unit;
         }
-        let wanted_by = namespace(app).map_or("multi-user".into(), unit_name);
+        let wanted_by = app.namespace().map_or("multi-user".into(), unit_name);
         unit.section("Install").set("WantedBy", format!("{wanted_by}.target"))
     }
 
