@@ -180,8 +180,10 @@ fn register(subject: &str) -> io::Result<u64> {
 }
 
 fn spawn(id: u64, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    // Also ends the listing if the thread cannot be started.
+    let finish = StallReport(id);
     let finish_after = move || {
-        let _finish = StallReport(id);
+        let _finish = finish;
         work();
     };
     let spawned = thread::Builder::new().stack_size(STACK_SIZE).spawn(finish_after);
