@@ -69,24 +69,12 @@ fn program(map: i32, count: u32) -> [EbpfInstruction; 11] {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::cluster::steering::fixture::{group, need_root};
     use crate::cluster::sys;
-
-    fn group(members: usize) -> (Vec<TcpListener>, SocketAddr) {
-        let mut address = "127.0.0.1:0".parse().unwrap();
-        let group = (0..members).map(|_| {
-            let member = sys::new_like(sys::SocketKind::tcp(false)).unwrap();
-            sys::set_reuse_port(member.as_fd(), true).unwrap();
-            sys::bind(member.as_fd(), address).unwrap();
-            address = sys::local_address(member.as_fd()).unwrap();
-            sys::listen(member.as_fd(), 128).unwrap();
-            TcpListener::from(member)
-        });
-        (group.collect(), address)
-    }
 
     fn queues(group: &[TcpListener]) -> Vec<u32> {
         group.iter().map(|member| sys::accept_queue_length(member.as_fd()).unwrap_or(0)).collect()
@@ -94,7 +82,7 @@ mod tests {
 
     #[test]
     fn queue_of_leaving_member_moves_to_targets() {
-        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
+        need_root();
         let (group, address) = group(4);
         let fds: Vec<BorrowedFd<'_>> = group.iter().map(AsFd::as_fd).collect();
         sys::attach_cbpf(fds[0], &[crate::process::bpf::ret(0)]).unwrap();

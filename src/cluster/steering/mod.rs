@@ -7,6 +7,8 @@
 pub(super) mod attach;
 pub(super) mod cbpf;
 mod ebpf;
+#[cfg(test)]
+mod fixture;
 pub(super) mod migrate;
 pub(super) mod rebalance;
 mod round_robin;

@@ -66,36 +66,16 @@ impl RoundRobin {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::TcpStream;
     use std::os::fd::{AsFd, AsRawFd};
 
     use super::*;
-    use crate::cluster::address::Protocol;
+    use crate::cluster::steering::fixture::{group, need_root};
     use crate::cluster::sys;
     use crate::cluster::sys::SocketKind;
 
-    fn group(members: usize) -> (Vec<TcpListener>, SocketAddr) {
-        let mut address = "127.0.0.1:0".parse().unwrap();
-        let group = (0..members).map(|_| {
-            let member =
-                sys::new_like(SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false })
-                    .unwrap();
-            sys::set_reuse_port(member.as_fd(), true).unwrap();
-            sys::bind(member.as_fd(), address).unwrap();
-            address = sys::local_address(member.as_fd()).unwrap();
-            sys::listen(member.as_fd(), 128).unwrap();
-            TcpListener::from(member)
-        });
-        (group.collect(), address)
-    }
-
     fn target(accepting: bool, members: &[u32]) -> SteeringTarget {
         SteeringTarget { accepting, members: members.to_vec(), key: 0 }
-    }
-
-    /// Fails instead of passing without a test.
-    fn need_root() {
-        assert!(nix::unistd::geteuid().is_root(), "this test needs root: run it as root, as in CI");
     }
 
     #[test]
@@ -161,9 +141,7 @@ mod tests {
             [0, 1, 2].map(|index| ProbeRoute { source: ProbeRoute::address(700 + u64::from(index)), index });
         RoundRobin::attach(group[0].as_fd(), &targets, &routes).unwrap();
         let from = |source: std::net::Ipv4Addr| {
-            let client =
-                sys::new_like(SocketKind { is_v6: false, protocol: Protocol::Tcp, is_multipath: false })
-                    .unwrap();
+            let client = sys::new_like(SocketKind::tcp(false)).unwrap();
             sys::bind(client.as_fd(), (source, 0).into()).unwrap();
             let to: nix::sys::socket::SockaddrStorage = address.into();
             nix::sys::socket::connect(client.as_raw_fd(), &to).unwrap();
