@@ -138,19 +138,6 @@ fn escape(path: &Path) -> String {
     escaped
 }
 
-/// The path without `.` and `..`, as text: links are not resolved.
-pub(super) fn normalize(path: &Path) -> PathBuf {
-    let mut normalized = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => drop(normalized.pop()),
-            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
-        }
-    }
-    normalized
-}
-
 /// The roots, ignore patterns and files of rsm.
 #[derive(Debug)]
 pub(super) struct WatchFilter {

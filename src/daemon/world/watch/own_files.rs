@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// The files that rsm writes. All clones share one list.
@@ -89,9 +89,22 @@ impl ResolvedOwnFiles {
 
 /// A path, and the same without links.
 pub(super) fn with_resolved(path: &Path) -> Vec<PathBuf> {
-    let mut forms = vec![super::filter::normalize(path)];
+    let mut forms = vec![normalize(path)];
     forms.extend(std::fs::canonicalize(path).ok().filter(|resolved| *resolved != forms[0]));
     forms
+}
+
+/// The path without `.` and `..`, as text: links are not resolved.
+fn normalize(path: &Path) -> PathBuf {
+    let mut normalized = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => drop(normalized.pop()),
+            Component::Prefix(_) | Component::RootDir | Component::Normal(_) => normalized.push(component),
+        }
+    }
+    normalized
 }
 
 /// Whether `name` is this log or pid file, or made of it by rotation, compression or another tool: `out.log.1`,
