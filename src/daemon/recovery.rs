@@ -267,7 +267,7 @@ fn run_of(instance: &Instance) -> Option<(RunId, ProcessRef)> {
         }
     };
     let run = RunId { instance: instance.id(), number: process.run };
-    Some((run, ProcessRef { pid: process.pid, start_time: process.start_time }))
+    Some((run, process.reference()))
 }
 
 /// Opens the daemon's descriptors of a run again: the read ends of its output pipes and its Node channel. A closed pipe

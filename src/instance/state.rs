@@ -20,6 +20,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::process_ref::ProcessRef;
 use crate::time::Moment;
 
 /// The requested goal.
@@ -152,6 +153,13 @@ pub struct RunProcess {
     pub start_time: u64,
     /// When the start was reported.
     pub since: Moment,
+}
+
+impl RunProcess {
+    /// Its pid and start time.
+    pub fn reference(&self) -> ProcessRef {
+        ProcessRef { pid: self.pid, start_time: self.start_time }
+    }
 }
 
 impl State {

@@ -18,7 +18,6 @@ use crate::ipc::message::{
     ActionReport, ApiError, ErrorCode, InstanceOutcome, Selectors, TriggerReply, TriggerRequest,
 };
 use crate::process::detached;
-use crate::process::process_ref::ProcessRef;
 use crate::process::signal;
 use crate::process::spawn::stdio;
 
@@ -58,7 +57,7 @@ pub async fn write_stdin(
 ) -> Result<ActionReport, ApiError> {
     let mut instances = Vec::new();
     for (instance, process) in running_instances(handle, select).await? {
-        let target = ProcessRef { pid: process.pid, start_time: process.start_time };
+        let target = process.reference();
         let (bytes, deadline) = (text.as_bytes().to_vec(), std::time::Instant::now() + STDIN_TIMEOUT);
         let subject = format!("stdin of app {} (pid {})", instance.spec().name, process.pid);
         let write = move || stdio::write_stdin(target, &bytes, deadline);

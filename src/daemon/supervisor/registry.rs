@@ -10,7 +10,6 @@ use crate::instance::event::InstanceEvent;
 use crate::instance::replacement::Replacement;
 use crate::instance::state::{CleanUp, RunProcess, State, Want};
 use crate::instance::status::RunId;
-use crate::process::process_ref::ProcessRef;
 use crate::spec::{AppSpec, EnvVars, StopPolicy};
 use crate::time::Moment;
 
@@ -193,10 +192,7 @@ impl Registry {
         let target = |instance: &Instance| {
             let process = instance.status().state.process()?;
             let run = RunId { instance: instance.id(), number: process.run };
-            Some(SampleTarget {
-                run,
-                process: ProcessRef { pid: process.pid, start_time: process.start_time },
-            })
+            Some(SampleTarget { run, process: process.reference() })
         };
         self.all().filter_map(target).collect()
     }

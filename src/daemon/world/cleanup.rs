@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::daemon::supervisor::Input;
-use crate::daemon::world::stop_signals::{self, StopSignals, process_ref};
+use crate::daemon::world::stop_signals::{self, StopSignals};
 use crate::instance::event::InstanceEvent;
 use crate::instance::launch;
 use crate::instance::state::{CleanUp, RunProcess};
@@ -140,7 +140,7 @@ impl TreeCleanup {
         let leaders: HashSet<i32> = self.leaders.values().copied().collect();
         let ended_run = |(run, request): (&RunId, &CleanupRequest)| EndedRun {
             run: run.to_u64(),
-            leader: process_ref(request.process),
+            leader: request.process.reference(),
             orphans: self.orphan_scopes.get(run).copied().unwrap_or(OrphanScope::KeeperChildren),
         };
         let runs: Vec<EndedRun> = requests.iter().map(ended_run).collect();
@@ -152,7 +152,7 @@ impl TreeCleanup {
             &self.users,
         );
         for (run, request) in requests {
-            let (leader, policy) = (process_ref(request.process), &request.policy);
+            let (leader, policy) = (request.process.reference(), &request.policy);
             let mut remaining = found.remove(&run.to_u64()).unwrap_or_default();
             remaining.retain(|member| stop_signals::is_in_scope(member, leader, policy));
             remaining.retain(|member| self.must_wait_for(member, request.mode));

@@ -40,7 +40,7 @@ use crate::daemon::world::ports::PortSharing;
 use crate::daemon::world::probes::Probes;
 use crate::daemon::world::starter::RunStarter;
 use crate::daemon::world::state_writer::StateWriter;
-use crate::daemon::world::stop_signals::{StopSignals, process_ref};
+use crate::daemon::world::stop_signals::StopSignals;
 use crate::daemon::world::triggers::Triggers;
 use crate::instance::Instance;
 use crate::instance::event::InstanceEvent;
@@ -51,7 +51,6 @@ use crate::keeper::protocol::{FdRole, KeeperRequest};
 use crate::logs::LogHandle;
 use crate::paths::Home;
 use crate::process::memfd;
-use crate::process::process_ref::ProcessRef;
 use crate::process::tree::{self, Activity, OrphanScope};
 use crate::secure_fs::FileUser;
 use crate::spec::StopPolicy;
@@ -234,7 +233,7 @@ impl ProcessControl for SystemWorld {
     fn stop(&mut self, run: RunId, process: RunProcess, instance: &Instance) {
         self.ports.borrow().drain(run);
         let spec = &instance.spec().stop;
-        self.starter.node_channels.disconnect_when_idle(run, process_ref(process));
+        self.starter.node_channels.disconnect_when_idle(run, process.reference());
         // The signal follows if the message cannot be sent.
         if spec.by_message && self.starter.node_channels.send(run, &"shutdown".into()).is_ok() {
             return;
@@ -255,7 +254,7 @@ impl ProcessControl for SystemWorld {
     }
 
     fn activity(&self, process: RunProcess) -> Activity {
-        tree::activity(ProcessRef { pid: process.pid, start_time: process.start_time })
+        tree::activity(process.reference())
     }
 
     fn release_run(&mut self, run: RunId) {

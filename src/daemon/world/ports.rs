@@ -25,7 +25,6 @@ use crate::instance::launch;
 use crate::instance::status::RunId;
 use crate::paths::Home;
 use crate::process::detached::GuardedThread;
-use crate::process::process_ref::ProcessRef;
 use crate::process::seccomp::{Support, detect};
 use crate::process::spawn::LaunchSpec;
 use crate::spec::{AppSpec, Launcher, PortOptions, ProbeAction, Runtime, runtime_of};
@@ -173,7 +172,7 @@ impl PortSharing {
             run: run.to_u64(),
             app: spec.name.clone(),
             slot: instance.number(),
-            leader: ProcessRef { pid: process.pid, start_time: process.start_time },
+            leader: process.reference(),
             mechanism,
             reason,
             notifier,

@@ -37,7 +37,7 @@ impl StopSignals {
 
     /// Sends the stop signal to the tree of a running leader.
     pub fn stop(&mut self, run: RunId, process: RunProcess, policy: &StopPolicy) {
-        let (leader, number) = (process_ref(process), stop_signal(policy));
+        let (leader, number) = (process.reference(), stop_signal(policy));
         let members = match policy.mode {
             KillMode::Topmost | KillMode::All => tree::tree_members(leader),
             KillMode::Main => Vec::new(),
@@ -93,7 +93,7 @@ impl StopSignals {
 
     /// Sends SIGKILL to the tree of a running leader.
     pub fn kill(&self, run: RunId, process: RunProcess, policy: &StopPolicy) {
-        let leader = process_ref(process);
+        let leader = process.reference();
         let members = tree::tree_members(leader); // before the signal: exits hide descendants
         let members: Vec<TreeMember> =
             members.into_iter().filter(|member| is_in_scope(member, leader, policy)).collect();
@@ -130,10 +130,6 @@ pub fn is_in_scope(member: &TreeMember, leader: ProcessRef, policy: &StopPolicy)
 
 fn stop_signal(policy: &StopPolicy) -> i32 {
     signal::parse(&policy.signal).unwrap_or(libc::SIGINT)
-}
-
-pub fn process_ref(process: RunProcess) -> ProcessRef {
-    ProcessRef { pid: process.pid, start_time: process.start_time }
 }
 
 /// Signals servers that evidently did not get the signal from the processes above them.
