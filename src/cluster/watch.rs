@@ -18,7 +18,7 @@ use crate::process::proc::fds;
 
 /// Interval of checking sockets with waiting connections.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// All sockets are checked each time after so many intervals.
+/// Every this many intervals, all sockets are checked.
 const FULL_CHECK: u32 = 5;
 /// A socket that is sent to another process is open in none for a moment: it counts as closed only if it still is after
 /// this time.

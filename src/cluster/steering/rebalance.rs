@@ -20,7 +20,7 @@ const ACTIVE_INTERVAL: Duration = Duration::from_millis(50);
 const MAX_INTERVAL: Duration = Duration::from_millis(200);
 /// Skip probabilities expire after this time unless they are renewed.
 const SKIP_DURATION: Duration = Duration::from_millis(200);
-/// A slot hangs if its queue has not got shorter for this time, at so many polls.
+/// A slot hangs if its queue has not become shorter for `HANG_TIME` and in `HANG_POLLS` polls.
 const HANG_TIME: Duration = Duration::from_millis(300);
 const HANG_POLLS: u32 = 5;
 /// A slot that hung gets almost no turns for this time; doubled each time that it still hangs.

@@ -199,7 +199,7 @@ impl RetentionWorker {
         self.enforce_budget();
     }
 
-    /// The rotated files of a log file, oldest first. A file that an app writes is none, whatever its name is.
+    /// The rotated files of a log file, oldest first. Files that apps write are not rotated files, whatever their names are.
     fn rotated_files(&self, path: &Path, access: &LogAccess) -> Vec<RotatedFile> {
         let mut files = list_rotated(path, access).unwrap_or_default();
         files.retain(|file| !self.tracked.contains_key(&file.path));
